@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from iot_pipeline.settings import DESCRIPTIONS, PROJECT_ROOT
+from iot_pipeline.settings import DESCRIPTIONS, PROFILES, PROJECT_ROOT
 
 DEPLOY = PROJECT_ROOT / "deploy"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.suffix == ".yaml" or path.name == "Dockerfile")
@@ -116,6 +116,9 @@ def test_a_missing_password_stops_compose_and_optional_keys_are_passed_on() -> N
     environment = COMPOSE["services"]["code"]["environment"]
     assert "${IOT_POSTGRES_PASSWORD:?" in environment["IOT_DAGSTER_POSTGRES"]
     assert environment["OPENAI_API_KEY"] is environment["AWS_ENDPOINT_URL"] is None
+    own = {f"IOT_{name.upper()}" for path in PROFILES.glob("*.yaml") for name in yaml.safe_load(path.read_text())}
+    assert {"IOT_SOURCE", "IOT_STAGES", "IOT_TEACHER"} <= own & environment.keys()
+    assert [name for name in own & environment.keys() if environment[name] is not None] == []  # a profile decides
     assert COMPOSE["services"]["worker"]["environment"] == environment
     assert environment["DAGSTER_HOME"] == "/app/deploy"
 
