@@ -3,6 +3,7 @@
 Split conformal prediction with the least ambiguous sets (Sadinle, Lei and Wasserman, JASA 2019): a class is in the set
 if its probability is at least 1 - t, with t such that sets of the calibration side hold the label of a share `level` of
 its flows. Flows like those of that side then have sets with their label at that share or more, whatever the student.
+The one temperature that scales its probabilities is fitted on the same flows, so the share is not exact.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
 """Figures of data and split: duplicates, published facts, class profiles, rules, sides, leakage."""
 
+import math
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
@@ -237,7 +238,8 @@ def leakage(report: Row) -> Any:
     keys = [key for key in rows[0] if key != "split" and any(row[key] is not None for row in rows)]
     axes = style.axes((6.8, 1.1 + 0.31 * len(rows) * len(keys)), "What a split by row lets through", "x")
     series = [
-        (row["split"], [100 * (row[key] or 0.0) for key in keys], colour)
+        # Where a split tests no such row there is no bar: an accuracy of 0 would be another thing.
+        (row["split"], [math.nan if row[key] is None else 100 * row[key] for key in keys], colour)
         for row, colour in zip(rows, (style.BLUE, style.ORANGE, style.GREEN), strict=False)
     ]
     style.grouped_bars(axes, series, "{:.1f}".format)

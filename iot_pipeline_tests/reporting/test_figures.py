@@ -58,6 +58,14 @@ def test_a_difference_far_off_does_not_squeeze_the_others_of_a_study() -> None:
     assert "-0.8200" in [text.get_text() for text in axes.texts]
 
 
+def test_an_accuracy_on_no_row_is_no_bar_of_0() -> None:
+    found = example.leakage()
+    found["row_wise"]["model"]["never_seen_rows"] = None
+    drawn = [text.get_text() for text in inspect.unwrap(figures_data.leakage)(found).texts]
+    whole = [text.get_text() for text in inspect.unwrap(figures_data.leakage)(example.leakage()).texts]
+    assert drawn.count("0.0") == whole.count("0.0") and len([text for text in drawn if text]) == len(whole) - 1
+
+
 def test_an_equivalence_is_a_verdict_and_is_drawn_as_one() -> None:
     found = example.study(3)
     for verdict, told in ((EQUIVALENT, True), ("original 10K is better", True), (NOTHING_SHOWN, False)):
