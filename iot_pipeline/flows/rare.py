@@ -242,6 +242,8 @@ def rewritten(
     """
     gone = ", ".join(literal(each.name) for each in outcome.rare)
     table = scan(flows)
+    # Of a publisher's table also the rows that its split leaves out, of which `counted` knows nothing.
+    every = dict(connection.execute(f"SELECT label, count(*) FROM {table} GROUP BY label").fetchall())
     if outcome.into is not None:
         label = f"CASE WHEN label IN ({gone}) THEN {literal(outcome.into)} ELSE label END"
         query = f"SELECT * REPLACE ({label} AS label) FROM {table} ORDER BY row_id"
@@ -261,7 +263,8 @@ def rewritten(
     with connect(flows) as fresh:  # the first connection may remember the file as it was
         counted = dict(fresh.execute(f"SELECT label, count(*) FROM {table} GROUP BY label").fetchall())
         (groups,) = one(fresh, f"SELECT count(DISTINCT flow_group) FROM {table}")
-    left_out = {} if outcome.into is not None else {each.name: each.rows for each in outcome.rare if each.rows}
+    lost = {each.name: every[each.name] for each in outcome.rare if each.name in every}
+    left_out = {} if outcome.into is not None else lost
     return replace(
         report,
         rows_kept=sum(counted.values()),
@@ -280,7 +283,7 @@ def with_kept_classes(spec: DatasetSpec, flows: Path) -> DatasetSpec:
     if spec.rare_classes is None or not file.is_file():
         return spec
     found = read_json(file)
-    gone, into = {each["name"] for each in found["rare"]}, found["into"]
+    gone, into = [each["name"] for each in found["rare"]], found["into"]
     labels, absent = dict(spec.labels), list(spec.absent_classes)
     if into is None:
         absent += [name for name in spec.classes if name in gone]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.source import read_source
+from iot_pipeline.flows.reading.parts import SOURCE_FILE
+from iot_pipeline.flows.reading.rules import rules_of
+from iot_pipeline.flows.source import read_tables
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect, identifier, literal, scan, write_query
 
@@ -25,8 +28,10 @@ def read_unlabelled(spec: DatasetSpec, source: str, log: Callable[[str], None] |
     without = spec.model_copy(update={"label_column": spec.source_columns[0]})
     with tempfile.TemporaryDirectory(prefix="iot_flows_") as folder, connect(Path(folder)) as connection:
         raw, labelled, flows = (Path(folder) / f"{name}.parquet" for name in ("raw", "labelled", "flows"))
-        columns = read_source(without, source, raw, log, max_rejected_share=0.0).columns
-        there = ", ".join(identifier(name) for name in columns if name != spec.label_column)
+        # No column is the label: a decimal comma is read in the first one too.
+        rules, with_files = replace(rules_of(without), label=None), SOURCE_FILE in without.source_columns
+        columns = read_tables(source, raw, rules, log, max_rejected_share=0.0, with_files=with_files).columns
+        there = ", ".join(identifier(name) for name in columns if name.lower() != spec.label_column.lower())
         label = f"{literal(spec.classes[0])} AS {identifier(spec.label_column)}"
         write_query(connection, f"SELECT {there}, {label} FROM {scan(raw)}", labelled)
         build_flows(spec, labelled, flows, max_rejected_share=0.0, log=log)

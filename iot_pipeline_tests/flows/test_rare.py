@@ -113,6 +113,14 @@ def test_a_publishers_test_side_counts_by_itself(tmp_path: Path) -> None:
     assert pd.read_parquet(tests)["row_id"].tolist() == [0, 10] and len(pd.read_parquet(flows)) == 36
 
 
+def test_rows_that_repeat_a_publishers_test_flow_are_counted_as_left_out_with_their_class(tmp_path: Path) -> None:
+    rows = [*rows_of(a=9, b=9), (50, "c"), (50, "c"), (50, "c"), (51, "c")]  # row 37 and 38 repeat the tested row 36
+    flows, tests = flows_table(tmp_path / "flows.parquet", rows), tmp_path / "test.parquet"
+    pd.DataFrame({"row_id": [0, 10, 36]}).to_parquet(tests)
+    report, _ = treat_rare(spec_of("abc", RareClasses(then="leave_out")), flows, REPORT, tests)
+    assert report.left_out == {"c": 4} and report.rows_kept == len(rows) - 4
+
+
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from("aaabbbccdef")), min_size=40, max_size=200)
 
 

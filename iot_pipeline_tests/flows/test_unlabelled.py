@@ -49,6 +49,19 @@ def test_a_label_column_is_not_looked_at(tmp_path: Path) -> None:
     assert table[NAMES[0]].tolist() == [1.0, 2.0]
 
 
+def test_a_label_column_in_another_case_is_not_looked_at(tmp_path: Path) -> None:
+    labelled = [[*values(1), "no such class"], [*values(2), ""]]
+    table = read_unlabelled(SPEC, csv(tmp_path / "new.csv", labelled, f" {SPEC.label_column.upper()} "))
+    assert table[NAMES[0]].tolist() == [1.0, 2.0]
+
+
+def test_a_decimal_comma_is_read_in_the_first_column_too(tmp_path: Path) -> None:
+    rows = [";".join(str(value).replace(".", ",") for value in values(first)) for first in (1.25, -0.5)]
+    (tmp_path / "new.csv").write_text("\n".join([";".join(NAMES), *rows]) + "\n")
+    table = read_unlabelled(SPEC, str(tmp_path / "new.csv"))
+    assert table[NAMES].to_numpy().tolist() == [values(1.25), values(-0.5)]
+
+
 def test_a_row_that_is_no_flow_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"not a number in {NAMES[0]} .* data row 2, where the value is 'abc'"):
         read_unlabelled(SPEC, csv(tmp_path / "new.csv", [values(1), ["abc", *values(1)[1:]]]))
