@@ -23,6 +23,7 @@ from iot_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from iot_pipeline.inference.ray_blocks import Pool
+    from iot_pipeline.serving.classifier import Classifier
     from iot_pipeline.serving.formats import Encoder
     from iot_pipeline.serving.output import File
 
@@ -110,6 +111,7 @@ class Session:
         self.classifier = open_classifier(settings, stage, track, log, self.pool is not None)
         if self.pool is None:
             stack.callback(self.classifier.student.close)
+        check_units(self.classifier, options.units)
         self.about = About.of(self.classifier, benign_classes(options.benign, self.classifier.spec.classes))
         key = cache_key(self.classifier)
         cache = None
@@ -325,6 +327,16 @@ def checked_source(inputs: Sequence[str]) -> str:
         if "," in name and os.path.exists(name):  # noqa: PTH110
             raise UserError(f"{name!r} has a comma in its name, which separates files: rename it")
     return ",".join(inputs)
+
+
+def check_units(classifier: Classifier, given: str) -> None:
+    """Raise UserError for units in which flows of the data set cannot be given."""
+    from iot_pipeline.serving.units import UNITS, Units
+
+    ranks = classifier.writer.ranks
+    assert ranks is not None  # written for every serialisation
+    for stated in (units for units in UNITS if units == given):
+        Units(classifier.spec, ranks).check(stated)
 
 
 def benign_classes(given: str | None, classes: list[str]) -> frozenset[str] | None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iot_pipeline.commands.classify import check_units
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import printed
 from iot_pipeline.flows.texts import RankTable
@@ -181,3 +182,11 @@ def test_a_scale_that_is_not_known_is_named() -> None:
     for ask in (lambda: units.check("raw"), lambda: published_scales(spec), lambda: FeatureReader(spec, raw=True)):
         with pytest.raises(UserError, match="the scale of orig_pkts is not known"):
             ask()
+
+
+def test_classify_refuses_units_that_a_data_set_does_not_take() -> None:
+    for dataset, taken in (("farm_flow", ("auto", "raw", "scaled")), ("rt_iot2022", ("auto", "raw"))):
+        for units in taken:
+            check_units(fake(dataset), units)
+    with pytest.raises(UserError, match="is in raw units: its flows cannot be given scaled"):
+        check_units(fake("rt_iot2022"), "scaled")
