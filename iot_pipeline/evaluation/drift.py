@@ -25,6 +25,7 @@ MOVED, FAR = 0.1, 0.25  # PSI: below the first none to speak of, from the second
 LEVEL = 0.01  # of the corrected tests
 FLOOR = 1e-4  # share of an empty bin
 MOST_NAMED = 5  # features in a sentence
+NEW = ""  # stands for all values of a category that the train pool lacks: a stream may have any number of them
 
 
 @dataclass
@@ -67,9 +68,9 @@ class Drift:
             distinct, inverse = np.unique(given, return_inverse=True)
             mass, shown = np.bincount(inverse, weights=weights), [show(feature.name, value) for value in distinct]
             if feature.is_category:
-                words = self._words.setdefault(feature.name, Counter())
+                words, known = self._words.setdefault(feature.name, Counter()), self._ranks.counts[feature.name]
                 for word, count in zip(shown, mass, strict=True):
-                    words[word] += count
+                    words[word if word in known else NEW] += count
                 continue
             edges, printed = self._edges(feature.name), np.array([float(text) for text in shown])
             counts = self._counts.setdefault(feature.name, np.zeros(2 * len(edges) + 1))
@@ -146,7 +147,7 @@ class Drift:
         return _row(name, "number", psi(*shares), "Kolmogorov-Smirnov", statistic, p)
 
     def _category(self, name: str) -> dict[str, Any]:
-        """Compare a category by the chi-square test; a value that the train pool lacks is one more."""
+        """Compare a category by the chi-square test; all values that the train pool lacks are one more."""
         known, new = self._ranks.counts[name], self._words[name]
         words = sorted({*known, *new})
         counts = np.array([[known.get(word, 0) for word in words], [new.get(word, 0) for word in words]], np.float64)

@@ -70,6 +70,16 @@ def test_a_moved_number_and_a_new_value_are_found_and_named(writer: FlowTextWrit
     assert sentences(found)[0].startswith(f"2 of {len(writer.spec.features)} features moved against the train pool: ")
 
 
+def test_values_that_the_train_pool_lacks_are_counted_as_one_however_many_there_are(writer: FlowTextWriter) -> None:
+    word = next(feature.name for feature in writer.spec.features if feature.is_category)
+    same, other = (table(writer.spec, 1500, 1) for _ in range(2))
+    same[word], other[word] = "icmp", [f"w{number}" for number in range(1500)]
+    one, many = (
+        next(row for row in report(writer, new)["features"] if row["feature"] == word) for new in (same, other)
+    )
+    assert one == many and one["shift"] == "large"
+
+
 @pytest.mark.parametrize(("usual", "value"), [(1.0, -3.0), (1.0, 3.0), (0.95, -3.0), (0.95, 0.1)])
 def test_a_feature_that_was_constant_or_nearly_so_is_found_moved_either_way(usual: float, value: float) -> None:
     spec = load_spec("rt_iot2022_categories")
