@@ -61,8 +61,9 @@ def split_columns() -> Columns:
 def order_columns() -> Columns:
     """Return the lineage of order.parquet: the train pool in its order."""
     same = {name: [("flows", name)] for name in ("row_id", "flow_group", "label")}
-    side = ("evaluation_split", "side")
-    return same | {"position": [side, ("flows", "label")], "repeat": [("flows", "occurrence"), side]}
+    # The place of a row follows from a hash of its flow group, label and number in the group.
+    ordered = [("flows", "flow_group"), ("flows", "label"), ("flows", "occurrence"), ("evaluation_split", "side")]
+    return same | {"position": ordered, "repeat": ordered}
 
 
 def texts_columns(spec: DatasetSpec) -> Columns:
@@ -71,13 +72,20 @@ def texts_columns(spec: DatasetSpec) -> Columns:
     return {"flow_group": [("flows", "flow_group")], "text": [*features, ("evaluation_split", "side")]}
 
 
-def answers_columns(track: str) -> Columns:
-    """Return the lineage of a track's provenance.parquet: rows of the order, answers to prompts over flow texts."""
+def answers_columns(track: str, features: Sequence[str] = ()) -> Columns:
+    """Return the lineage of a track's provenance.parquet: rows of the order, answers to prompts over flow texts.
+
+    `features`: of the data set; those of further rows of a flow group are varied in the track feature_varied.
+    """
     rows = "evaluation_split" if track == "validation_answers" else "training_order"
     same = ("row_id", "flow_group", "label", *(("position", "repeat") if rows == "training_order" else ()))
     asked = [("flow_texts", "text"), (rows, "label")]
     given = [*asked, ("original", "answer")] if track in TRACKS[1:] else asked
-    return {name: [(rows, name)] for name in same} | {"answer": given, "key": given}
+    varied: dict[str, list[tuple[str, str]]] = {}
+    if track == "feature_varied":  # models that judge a variation have seen other rows of the train pool
+        moved = [*(("flows", name) for name in features), (rows, "label"), ("evaluation_split", "side")]
+        varied, given = dict.fromkeys(("variation", "factor", "varied_group"), moved), [*given, *moved[:-2]]
+    return {name: [(rows, name)] for name in same} | varied | {"answer": given, "key": given}
 
 
 def column_lineage(columns: Columns) -> dg.TableColumnLineage:

@@ -22,6 +22,7 @@ from iot_pipeline.defs.column_lineage import (
     column_lineage,
     description,
     flows_columns,
+    order_columns,
     texts_columns,
 )
 from iot_pipeline.defs.lake_state import freshness, report_state
@@ -93,6 +94,17 @@ def test_a_column_says_what_it_means_and_is_made_from() -> None:
     )
     assert description("", answers_columns("original")["label"]) == "from training_order: label"
     assert description("", ()) == "" and {*PROVENANCE.names} <= MEANINGS.keys()
+
+
+def test_places_follow_from_groups_and_varied_answers_from_features() -> None:
+    place = {("flows", name) for name in ("flow_group", "label", "occurrence")} | {("evaluation_split", "side")}
+    assert {*order_columns()["position"]} == {*order_columns()["repeat"]} == place
+    features = [("flows", name) for name in load_spec("farm_flow").feature_names]
+    varied = answers_columns("feature_varied", load_spec("farm_flow").feature_names)
+    for name in ("answer", "key", "varied_group"):
+        assert {*features} < {*varied[name]}
+    assert ("original", "answer") in varied["answer"] and ("flow_texts", "text") in varied["answer"]
+    assert not {*features} & {*answers_columns("paraphrased", load_spec("farm_flow").feature_names)["answer"]}
 
 
 def test_every_check_says_what_to_do_where_it_fails() -> None:

@@ -73,7 +73,7 @@ def finish(step: Step, result: TrackResult) -> None:
             turns = json.loads(line)["messages"]
             example = "\n\n".join(f"**{turn['role']}**\n{fenced(turn['content'])}" for turn in turns)
             step.metadata["example"] = dg.MetadataValue.md(example)
-    step.preview("provenance.parquet", answers_columns(step.artefact.asset))
+    step.preview("provenance.parquet", answers_columns(step.artefact.asset, step.spec.feature_names))
     judge(step, report, result.examples)
 
 
