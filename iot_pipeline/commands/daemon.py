@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from iot_pipeline.defs.dagster_internals import DAEMON, opened_instance, postgres_url
+from iot_pipeline.defs.dagster_internals import DAEMON, opened_instance, postgres_url, set_pool_limits
 from iot_pipeline.defs.workers import SharedWorker
 from iot_pipeline.errors import UserError
+from iot_pipeline.settings import load_settings
 
 NAME, EVERY_S = "the daemon", 2.0
 
@@ -48,8 +49,9 @@ def end_when_lost(session: SharedWorker) -> None:
 
 
 def main() -> None:
-    """Wait for the turn, and be Dagster's daemon."""
+    """Set the slots of pools as `ui` does, wait for the turn, and be Dagster's daemon."""
     with opened_instance(Path(os.environ["DAGSTER_HOME"])) as instance:
+        set_pool_limits(instance, load_settings().run.slots())
         url = postgres_url(instance)
     if url is not None:
         end_when_lost(wait_for_turn(url, lambda sentence: print(sentence, flush=True)))

@@ -4,9 +4,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from iot_pipeline.commands import daemon
 from iot_pipeline.commands.daemon import wait_for_turn
 from iot_pipeline_tests.teacher.postgres import cluster
 
@@ -38,3 +42,14 @@ def test_a_second_daemon_takes_over_when_the_first_is_killed(url: str) -> None:
     assert said == ["another daemon is at work for this database: this one stands by"]
     first.wait()
     session.close()
+
+
+def test_it_sets_the_slots_that_the_settings_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("IOT_GPU_SLOTS", "3")
+    monkeypatch.setattr(sys, "argv", ["daemon", "workspace.yaml"])
+    monkeypatch.setattr(daemon.runpy, "run_module", lambda *_, **__: {})
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        monkeypatch.setattr(daemon, "opened_instance", lambda home: nullcontext(instance))
+        daemon.main()
+        assert instance.event_log_storage.get_concurrency_info("gpu").slot_count == 3

@@ -25,7 +25,8 @@ COMPOSE = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
 VALUES = yaml.safe_load((DEPLOY / "kubernetes" / "dagster-values.yaml").read_text())
 # Variables that libraries read (openai, botocore, Dagster, Python, pip) or images take, with those of the shell.
 FOREIGN = {
-    "OPENAI_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "DAGSTER_HOME",
+    "OPENAI_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL", "DAGSTER_HOME",
     "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD",
     "PYTHONUNBUFFERED", "PIP_NO_CACHE_DIR", "PIP_DISABLE_PIP_VERSION_CHECK",
 }  # fmt: skip
@@ -119,8 +120,14 @@ def test_a_missing_password_stops_compose_and_optional_keys_are_passed_on() -> N
     own = {f"IOT_{name.upper()}" for path in PROFILES.glob("*.yaml") for name in yaml.safe_load(path.read_text())}
     assert {"IOT_SOURCE", "IOT_STAGES", "IOT_TEACHER"} <= own & environment.keys()
     assert [name for name in own & environment.keys() if environment[name] is not None] == []  # a profile decides
+    assert environment["AWS_SESSION_TOKEN"] is environment["AWS_DEFAULT_REGION"] is None
     assert COMPOSE["services"]["worker"]["environment"] == environment
     assert environment["DAGSTER_HOME"] == "/app/deploy"
+
+
+def test_postgres_is_ready_once_it_listens_to_others() -> None:
+    # While it makes its databases, the image's server answers on its socket alone.
+    assert "--host=127.0.0.1" in COMPOSE["services"]["postgres"]["healthcheck"]["test"][1]
 
 
 def test_the_commands_exist() -> None:
@@ -154,6 +161,19 @@ def test_the_image_has_what_the_project_needs() -> None:
     assert f"torch=={version('torch').split('+')[0]}" in text
 
 
+def test_no_file_of_secrets_gets_into_the_image() -> None:
+    """`COPY deploy` would take compose's .env along."""
+    left_out = (PROJECT_ROOT / ".dockerignore").read_text().split()
+    assert {"**/.env", "**/*.env"} <= {*left_out}
+    kept = (PROJECT_ROOT / ".gitignore").read_text().split()
+    assert {".env", "*.env"} <= {*kept}
+
+
+def test_the_image_has_what_kuberay_probes_its_pods_with() -> None:
+    installed = re.search(r"apt-get install (.+?) &&", (DEPLOY / "Dockerfile").read_text())
+    assert installed is not None and "wget" in installed[1].split()
+
+
 # -- Kubernetes ----------------------------------------------------------------------------------------------
 
 # Values that the chart's schema knows (helm/dagster/values.schema.json of 1.13), where it allows no others.
@@ -171,12 +191,16 @@ CHART = {
 }  # fmt: skip
 
 
+# The image's user is 1000, and most volumes are root's.
+WRITES = {"fsGroup": 1000, "fsGroupChangePolicy": "OnRootMismatch"}
+
+
 def test_the_charts_values_are_those_it_knows() -> None:
     for name, known in CHART.items():
         found = VALUES[name] if name else VALUES
         assert found.keys() <= known, name
     (deployment,) = VALUES["dagster-user-deployments"]["deployments"]
-    assert {"name", "image", "port"} <= deployment.keys()
+    assert {"name", "image", "port"} <= deployment.keys() and deployment["podSecurityContext"] == WRITES
     custom = VALUES["runLauncher"]["config"]["customRunLauncher"]
     assert custom.keys() == {"module", "class", "config"}
     assert hasattr(importlib.import_module(custom["module"]), custom["class"])
@@ -197,8 +221,20 @@ def test_the_chart_and_compose_run_one_configuration() -> None:
 
     monitoring = {snake(key): value for key, value in VALUES["dagsterDaemon"]["runMonitoring"].items()}
     assert monitoring == local["run_monitoring"]
+    retries = {snake(key): value for key, value in VALUES["dagsterDaemon"]["runRetries"].items()}
+    assert retries == local["run_retries"]
     text = (DEPLOY / "kubernetes" / "dagster-values.yaml").read_text()
     assert f"--version {version('dagster')}" in text
+
+
+def test_the_code_location_has_the_instance_of_the_chart() -> None:
+    """The chart gives it a DAGSTER_HOME without a dagster.yaml: its jobs would keep records in SQLite in the lake."""
+    (deployment,) = VALUES["dagster-user-deployments"]["deployments"]
+    (mount,) = (one for one in deployment["volumeMounts"] if one.get("subPath"))
+    assert (mount["mountPath"], mount["subPath"]) == (f"{VALUES['global']['dagsterHome']}/dagster.yaml", "dagster.yaml")
+    (volume,) = (one for one in deployment["volumes"] if one["name"] == mount["name"])
+    assert volume["configMap"] == {"name": "dagster-instance"}  # <release>-instance
+    assert "upgrade --install dagster " in (DEPLOY / "kubernetes" / "dagster-values.yaml").read_text()
 
 
 def pods(value: Any) -> Iterator[dict[str, Any]]:
@@ -227,6 +263,7 @@ def test_resources_have_what_kubernetes_requires(name: str, kind: str, api: str)
     label = found["metadata"].get("name") or found["metadata"]["generateName"]
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9-])?", label)
     for pod in pods(found):
+        assert pod["securityContext"] == WRITES
         volumes = {one["name"] for one in pod["volumes"]}
         for container in pod["containers"]:
             assert container["name"] and ":" in container["image"]
