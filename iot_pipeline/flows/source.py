@@ -126,6 +126,7 @@ def read_tables(
         for file in files:
             say(f"reading {file.name} ({file.stat().st_size / 1e6:.1f} MB)")
             report.append(described(file, urls))
+            tell_copy(report, findings)
             for name, plain in unpack(file, folder, findings.skipped):
                 part = folder / f"part{len(parts):05d}.parquet"
                 parts.append(read_part(PlainFile(connection, rules, name, plain, part, findings)))
@@ -156,6 +157,13 @@ def described(file: Path, urls: dict[Path, str]) -> dict[str, Any]:
         raise UserError(f"{printable(file.name, kept='')} is empty: give a CSV or Parquet file with rows.")
     whence = {"url": urls[file]} if file in urls else {}
     return {"name": file.name, "bytes": size, "sha256": sha256_file(file)} | whence
+
+
+def tell_copy(files: Sequence[dict[str, Any]], findings: Findings) -> None:
+    """Note that the last file is equal to one before it: its rows are there twice."""
+    last = files[-1]
+    if other := next((file["name"] for file in files[:-1] if file["sha256"] == last["sha256"]), ""):
+        findings.note(f"{last['name']} is {other} again, to the byte: its rows are read twice.")
 
 
 def read_part(given: PlainFile) -> Part:
@@ -251,7 +259,7 @@ def matching(part: str) -> list[str]:
 def find_files(
     source: str, folder: Path | None = None, urls: dict[Path, str] | None = None, without: Sequence[Path] = ()
 ) -> list[Path]:
-    """Return the files that `source` names, in order.
+    """Return the files that `source` names, in order; one that several of its parts name is there once.
 
     Args:
         source: Paths, URLs and globs, with commas.
@@ -296,4 +304,7 @@ def find_files(
             )
         if not os.access(path, os.R_OK):
             raise UserError(f"the source {path.name!r} may not be read: check its permissions.")
-    return found
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())

@@ -175,10 +175,10 @@ class DatasetSpec(Strict):
     def label_of(self, value: object) -> str | None:
         """Return the class of one source label (3, "3", "3.0", 3.0, " HTTP_Flood "), or None if it is unknown.
 
-        Where the label is a file's name, a member of an archive is known by its own name.
+        Where the label is a file's name, a member of an archive is known by its own name too.
         """
-        text = normalise_label(value)
-        return self.label_map().get(Path(text).name if self.label_column == SOURCE_FILE else text)
+        text, known = normalise_label(value), self.label_map()
+        return known.get(text, known.get(Path(text).name) if self.label_column == SOURCE_FILE else None)
 
 
 def check_texts(texts: list[tuple[str, str]]) -> None:

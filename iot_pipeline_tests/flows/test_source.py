@@ -158,6 +158,17 @@ def test_a_quote_that_is_never_closed_is_an_error_not_a_lost_half(good: Path, tm
         read_source(SPEC, str(tmp_path / "bad.csv"), tmp_path / "raw.parquet")
 
 
+def test_a_file_that_is_named_twice_is_read_once_and_a_copy_of_it_is_told(good: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(good / "half1.csv")
+    named = f"{good / 'half2.csv'},{good / 'half*.csv'},{tmp_path / 'link.csv'},{good}/../{good.name}/half2.csv"
+    report = read_source(SPEC, named, tmp_path / "raw.parquet")
+    assert (report.rows, [file["name"] for file in report.files]) == (200, ["half2.csv", "half1.csv"])
+    (tmp_path / "half1 (1).csv").write_bytes((good / "half1.csv").read_bytes())
+    report = read_source(SPEC, f"{good / 'half*.csv'},{tmp_path / 'half*.csv'}", tmp_path / "raw.parquet")
+    assert report.rows == 300
+    assert report.notes == ["half1 (1).csv is half1.csv again, to the byte: its rows are read twice."]
+
+
 @pytest.mark.parametrize(("given", "name"), [("t.zip", "T.ZIP"), ("t.zip", "content"), ("t.csv.gz", "content"),
                                              ("t.csv.gz", "t.csv"), ("t.parquet", "content")])  # fmt: skip
 def test_what_a_file_is_follows_from_its_bytes_not_its_name(good: Path, tmp_path: Path, given: str, name: str) -> None:

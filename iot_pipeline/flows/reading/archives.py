@@ -185,7 +185,7 @@ def untar(file: Path, name: str, folder: Path, skipped: list[str], budget: Budge
 def chosen(name: str, members: Sequence[str], skipped: list[str]) -> list[tuple[int, str]]:
     """Choose the members to read: (place, display name) of each; the names of the others go to `skipped`.
 
-    Raises UserError if there are no members, too many, or an archive among them.
+    Raises UserError if there are no members, too many, an archive among them, or a table twice.
     """
     if not members:
         raise UserError(f"{name} holds no file: give an archive with a CSV in it.")
@@ -208,6 +208,8 @@ def chosen(name: str, members: Sequence[str], skipped: list[str]) -> list[tuple[
         printable(member.lstrip("./"), kept="") if often[text] > 1 else text
         for member, text in zip(members, shown, strict=True)
     ]
+    if twice := next((text for text, times in Counter(full[place] for place in places).items() if times > 1), ""):
+        raise UserError(f"{name} holds {twice} twice, as after `tar -u`: unpack it and give the tables in it.")
     return [(place, f"{name}/{full[place]}") for place in places]
 
 

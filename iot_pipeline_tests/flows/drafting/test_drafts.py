@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -127,6 +128,18 @@ def test_all_files_are_looked_at(tmp_path: Path) -> None:
     assert draft.notes[0] == "120 rows of 3 files were read."
     by_file = draft_spec(str(tmp_path / "*.csv"), "t", "iot_source_file")
     assert sorted(by_file.labels) == ["mon.csv", "tue.csv", "wed.csv"]
+
+
+def test_a_draft_by_the_names_of_members_fits_its_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("benign.csv", "a/scan.csv", "b/scan.csv"):
+            rows = "".join(f"{n % 7 + len(name)},{n % 3}.5\n" for n in range(60))
+            archive.writestr(name, f"x,y\n{rows}")
+    draft = draft_spec(str(tmp_path / "set.zip"), "t", "iot_source_file")
+    assert sorted(draft.labels) == ["set.zip/a/scan.csv", "set.zip/b/scan.csv", "set.zip/benign.csv"]
+    (tmp_path / "t.yaml").write_text(draft.yaml)
+    report = check(str(tmp_path / "t.yaml"), str(tmp_path / "set.zip"), 0.01)
+    assert report["rejected_rows"] == {} and set(report["rows_by_class"].values()) == {60} and draft.examples
 
 
 def test_rejected_and_blank_rows_are_told(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading import archives
 from iot_pipeline.flows.reading.rules import ReadingRules
 from iot_pipeline.flows.source import find_files, read_tables
-from iot_pipeline_tests.flows.reading.tables import TEXT, read
+from iot_pipeline_tests.flows.reading.tables import LINES, TEXT, read
 
 HALVES = {"a/one.csv": TEXT, "b/one.csv": TEXT, "README.txt": "Cite us.\n"}
 
@@ -81,6 +81,7 @@ def test_several_tables_are_one_source_and_equal_names_are_told_apart(tmp_path: 
         ("t.zip", zipped({"t.csv": gzip.compress(TEXT.encode())}), "archive within the archive, t.csv"),
         ("t.gz", gzip.compress(gzip.compress(TEXT.encode())), "archive within the archive, a second archive"),
         ("t.tar", tarred({"x.tar.gz": TEXT, "t.csv": TEXT}), "archive within the archive, x.tar.gz"),
+        ("t.tar", tarred({"t.csv": TEXT, "./t.csv": TEXT + LINES[0] + "\n"}), "holds t.csv twice, as after `tar -u`"),
         ("t.7z", b"7z\xbc\xaf\x27\x1c" + bytes(90), "t.7z is a 7z archive, which is not read: unpack it"),
         ("t.rar", b"Rar!\x1a\x07\x01\x00" + bytes(90), "is a rar archive"),
         ("t.zst", b"\x28\xb5\x2f\xfd" + bytes(90), "is a zst archive"),
