@@ -16,6 +16,7 @@ from iot_pipeline.inference.label_graph import Layout, label_graph
 from iot_pipeline.inference.openvino_decoder import OpenVinoDecoder
 from iot_pipeline.inference.scoring import Labels, Prefix, Scorer, Tree
 from iot_pipeline.inference.student import Student
+from iot_pipeline.models.loading import attends_alone
 from iot_pipeline.models.tokenizer import in_one_line
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
@@ -58,6 +59,8 @@ class OpenVinoStudent(Student):
         student.precision, student.threads = precision, threads
         if getattr(student.model.config.get_text_config(), "sliding_window", None) is not None:
             raise EngineUnavailable("openvino: the base attends to a sliding window, which its graph does not cover")
+        if not attends_alone(student.model.config):
+            raise EngineUnavailable("openvino: the base has layers that are no attention, as its graph needs")
         return student
 
     @property

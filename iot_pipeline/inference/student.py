@@ -22,7 +22,7 @@ from iot_pipeline.inference.scoring import (
     score_rows,
     shared_prefix,
 )
-from iot_pipeline.models.loading import load_adapter, load_base
+from iot_pipeline.models.loading import attends_alone, load_adapter, load_base
 from iot_pipeline.models.tokenizer import encode, end_of_turn, literal, load_tokenizer, pad_id, prompt_text
 
 DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16"}
@@ -219,7 +219,7 @@ class Student:
         """Group rows into batches of at most `batch_tokens` padded tokens."""
         lengths = [len(row) for row in ids]
         longest = max(lengths, default=0)
-        equal = self._window_binds(longest, labels.tree)
+        equal = self._padding_counts(longest, labels.tree)
         if not (self.options.sort_lengths or equal):
             rows = max(1, batch_tokens // max(1, longest))
             return [list(range(first, min(first + rows, len(ids)))) for first in range(0, len(ids), rows)]
@@ -296,12 +296,16 @@ class Student:
                 log(f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second")
         return out
 
-    def _window_binds(self, longest: int, tree: Tree) -> bool:
-        """True if a row and a name exceed the window that some layers attend to (Gemma 3: 512 or 1,024 tokens).
+    def _padding_counts(self, longest: int, tree: Tree) -> bool:
+        """True if the padding between a row and a name would count: such rows must have one length in a batch.
 
-        The padding between a row and a name would count in that window, so such rows must have one length in a batch.
+        It counts in the window that some layers attend to (Gemma 3: 512 or 1,024 tokens), once a row and a name exceed
+        it, and in the state of layers that are no attention (Qwen3.5, LFM2).
         """
-        window = getattr(self.model.config, "sliding_window", None)
+        config = self.model.config.get_text_config()
+        if not attends_alone(config) and len(tree) > 1:
+            return True
+        window = getattr(config, "sliding_window", None)
         return window is not None and longest + max(map(len, tree)) > window
 
     @cached_property

@@ -37,6 +37,16 @@ def attention_kernel(device: Any, dtype: Any) -> str:
     return "flash_attention_2" if on_card and is_flash_attn_2_available() else "sdpa"
 
 
+def attends_alone(config: Any) -> bool:
+    """True if every layer is attention, to all tokens or to a window.
+
+    Others (Qwen3.5, LFM2, Mamba) carry a state from token to token: padding between two tokens changes it, and it goes
+    on from row to row where rows stand end to end.
+    """
+    kinds = getattr(config.get_text_config(), "layer_types", None) or []
+    return set(kinds) <= {"full_attention", "sliding_attention"}
+
+
 def describe_base(base: str, download: bool = True, folder: Path | None = None) -> dict[str, Any]:
     """Describe a base without its weights: {architecture, longest_row, revision} of a causal language model.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_json, write_text
+from iot_pipeline.models.loading import attends_alone
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import Tensors, load_tensors
 from iot_pipeline.training import checkpoint, state
@@ -80,7 +81,14 @@ def setup(config: TrainConfig, pipes: Any | None) -> Training:
     lengths = tensors.lengths
     model = adapted_model(config, machine)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    pack_tokens = config.pack_tokens if config.packing == "on" or (config.packing == "auto" and machine.flash) else None
+    apart = attends_alone(model.config)
+    if config.packing == "on" and not apart:
+        raise UserError(
+            "IOT_PACKING=on: the base has layers that are no attention, in which rows end to end would run into each "
+            "other; set auto or off"
+        )
+    packs = config.packing == "on" or (config.packing == "auto" and machine.flash and apart)
+    pack_tokens = config.pack_tokens if packs else None
 
     def batches_of(tensors: Tensors, label_weight: float) -> Batches:
         rows, place = config.micro_rows or config.step_rows, (machine.rank, machine.world, machine.device)

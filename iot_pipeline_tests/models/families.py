@@ -124,10 +124,27 @@ FAMILIES = {
         "sentencepiece", ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"], [],
         {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, MISTRAL, "mistral", "</s>", "<unk>",
     ),
+    "qwen3.5, whose layers are no attention but for every fourth": Family(
+        "qwen", IM, THINK, QWEN, QWEN3, "qwen3_5_text", "<|im_end|>", "<|endoftext|>", "Qwen2Tokenizer"
+    ),
+    "lfm2, with convolutions": Family(
+        "llama", ["<|startoftext|>", "<|pad|>", *IM[1:]], [],
+        {"bos_token": "<|startoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|pad|>"}, "{{ bos_token }}" + CHATML,
+        "lfm2", "<|im_end|>", "<|pad|>",
+    ),
     "gpt-oss": Family(
         "llama", ["<|endoftext|>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"], [],
         {"eos_token": "<|return|>", "pad_token": "<|endoftext|>"}, HARMONY, "llama", "<|return|>", "<|endoftext|>",
     ),
+}  # fmt: skip
+
+OF_LAYERS: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48, "block_auto_adjust_ff_dim": False},
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
 }  # fmt: skip
 
 
@@ -160,8 +177,7 @@ def make_base(family: Family, folder: Path) -> Path:
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id, "initializer_range": 0.3,
     }  # fmt: skip
-    if family.kind == "gemma3_text":
-        sizes |= {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
+    sizes |= OF_LAYERS.get(family.kind, {})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family.kind, **sizes), trust_remote_code=False)
     model.save_pretrained(folder)

@@ -13,6 +13,7 @@ import pytest
 import torch  # noqa: TID253
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.tokenizer import chat_form, encode, literal, load_tokenizer, prompt_text
@@ -54,6 +55,17 @@ def test_it_is_trained_for_a_step_and_answers(made: tuple[Family, Path], tmp_pat
     assert np.allclose(scores, [by_hand(student, text) for text in texts], atol=1e-4)
     answers = student.explain(texts, max_new_tokens=6, answers=["CLASSIFICATION: Normal"] * 6)
     assert all(text.startswith("CLASSIFICATION: Normal") for text, _ended in answers)
+
+
+def test_rows_that_would_run_into_each_other_are_not_packed(tmp_path: Path) -> None:
+    lfm2 = next(family for name, family in FAMILIES.items() if name.startswith("lfm2"))
+    base, out = make_base(lfm2, tmp_path / "base"), tmp_path / "t.safetensors"
+    build_tensors(chats(flow_texts(3)), load_tokenizer(base), 400, out)
+    config = TrainConfig(base=str(base), tensors=out, out=tmp_path / "adapter", max_steps=1, threads=1, packing="on")
+    with pytest.raises(UserError, match="IOT_PACKING=on: the base has layers that are no attention"):
+        run(config)
+    with pytest.raises(EngineUnavailable, match="layers that are no attention"):
+        OpenVinoStudent.open(base, None, "fp32", 1)
 
 
 def by_hand(student: Student, text: str) -> np.ndarray:
