@@ -41,6 +41,7 @@ GPT = re.compile(r"gpt-4o-mini(-\d{4}-\d{2}-\d{2})?")
 QWEN_NAME = re.compile(r"([^/]+/)?qwen2\.5-1\.5b-instruct")
 FARM_FLOW = ("farm_flow", "farm_flow_8")
 SPEEDS = ("bf16", "int8", "int4")
+OLD_WAY = "(the old way)"  # as the inference benchmark names the variant: what the claims of today's seconds are about
 
 
 @dataclass(frozen=True)
@@ -313,9 +314,9 @@ def _costs(facts: Facts) -> Found:
 
 
 def _speeds(facts: Facts) -> Found:
-    """Return the seconds that an explained flow takes, in the fastest variant and in that of each number format."""
+    """Return the seconds of an explained flow: the prior work's way, and the fastest variant of each number format."""
     explained = [variant for variant in _variants(facts) if variant["name"].startswith("explanation")]
-    candidates = {"seconds_a_flow": [variant for variant in explained if variant.get("seconds_p50")]} | {
+    candidates = {"seconds_a_flow_old_way": [one for one in explained if one["name"].endswith(OLD_WAY)]} | {
         f"seconds_a_flow_{kind}": [variant for variant in explained if kind in variant["name"]] for kind in SPEEDS
     }
     return {key: _fastest(variants) for key, variants in candidates.items() if variants}
