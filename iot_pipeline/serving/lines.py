@@ -26,7 +26,7 @@ from iot_pipeline.flows.reading.json_lines import log_path, object_of
 from iot_pipeline.flows.reading.zeek import unescape
 from iot_pipeline.flows.reading.zeek_join import COMPUTED, FLOWMETER_FIELD
 from iot_pipeline.serving.identity import UNSET
-from iot_pipeline.serving.prepared import Losses, Reading
+from iot_pipeline.serving.prepared import MOST_NOTES, Losses, Reading
 
 JOINED = ("conn", "flowmeter")
 OTHER = {"conn": "flowmeter", "flowmeter": "conn"}  # the log that a log's lines wait for
@@ -240,7 +240,7 @@ def read_lines(reading: Reading, lines: Sequence[Line], losses: Losses) -> Itera
             return
         for reason, number in report.rejected.items():
             losses.add(reason, f"{lines[0].log}: {reason}", number)
-        losses.note([note for note in report.notes if "have no line in" not in note])
+        losses.note([note for note in report.notes if "have no line in" not in note], MOST_NOTES)
         yield pq.read_table(out)
 
 

@@ -31,6 +31,9 @@ from iot_pipeline.serving.identity import COLUMNS, identity, identity_columns, s
 Log = Callable[[str], None]
 ROWS = 50_000  # read at once
 EXAMPLES = 5  # of invalid rows that are told
+# Reasons and notes may quote a line, so that a stream without end would have ever new ones.
+MOST_REASONS, MOST_NOTES = 200, 50
+OTHERS = "other reasons"
 OWN = "iot_"  # begins the names of columns that are no feature
 
 
@@ -44,13 +47,14 @@ class Losses:
 
     def add(self, reason: str, where: str, number: int = 1) -> None:
         """Count rows of a reason; `where` names the first."""
-        self.rows[reason] += number
+        self.rows[reason if reason in self.rows or len(self.rows) < MOST_REASONS else OTHERS] += number
         if len(self.examples) < EXAMPLES:
             self.examples.append(where)
 
-    def note(self, sentences: Sequence[str]) -> None:
-        """Add notes, each once."""
-        self.notes += [sentence for sentence in sentences if sentence not in self.notes]
+    def note(self, sentences: Sequence[str], most: int | None = None) -> None:
+        """Add notes, each once; with `most` none that would be more."""
+        new = [sentence for sentence in sentences if sentence not in self.notes]
+        self.notes += new if most is None else new[: max(0, most - len(self.notes))]
 
     def to_json(self) -> dict[str, Any]:
         """Return the losses as a file holds them."""

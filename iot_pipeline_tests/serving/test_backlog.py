@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.serving import lines, streams, tail
-from iot_pipeline.serving.prepared import Losses
+from iot_pipeline.serving.prepared import MOST_NOTES, Losses
 from iot_pipeline.serving.tail import Tail
 from iot_pipeline_tests.flows.reading.zeek_logs import logs_of, tsv
 from iot_pipeline_tests.serving.factories import csv_rows
@@ -116,3 +116,13 @@ def test_events_of_two_streams_have_different_names(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(csv_rows(3, 3))
     first, second = ({row.uid for row in follow([tmp_path / "x.csv"], 3, Losses())} for _ in range(2))
     assert len(first | second) == 6
+
+
+def test_what_is_told_of_a_stream_is_bounded() -> None:
+    losses = Losses()
+    for number in range(1_000):
+        losses.add(f"a line with {number}", "x.log")
+    losses.note([f"such as {number}" for number in range(60)], MOST_NOTES)
+    losses.note(["lines are missing"])  # of a log: told however many there are
+    assert sum(losses.rows.values()) == 1_000 and len(losses.rows) == 201
+    assert len(losses.notes) == 51 and losses.notes[-1] == "lines are missing"
