@@ -245,7 +245,7 @@ def read_lines(reading: Reading, lines: Sequence[Line], losses: Losses) -> Itera
 
 
 def _reason(told: str) -> str:
-    """Return the last part of an error's sentence, which names no place."""
+    """Return the first part of an error's sentence, with n for its numbers, so that few reasons are counted."""
     return re.sub(r"\d[\d,]*", "n", told.split(":")[0])[:80]
 
 

@@ -167,7 +167,7 @@ class Tail:
         """
         assert self._handle is not None
         known = [os.fstat(one.fileno()) for one in (self._handle, *self._queue)]
-        mark, place, queue = self._mark, self._offset - len(self._rest), [*self._queue]
+        mark, place, beside = self._mark, self._offset - len(self._rest), list[IO[bytes]]()
         for path in filter(self._is_numbered, self._siblings()):
             if path.suffix == ".gz" or written_at(path) <= known[0].st_mtime or (mark and holds(path, mark, place)):
                 continue
@@ -176,8 +176,9 @@ class Tail:
             if any(os.path.samestat(os.fstat(one.fileno()), old) for old in known):
                 one.close()
             else:
-                queue.append(one)
-        return sorted(queue, key=lambda one: os.fstat(one.fileno()).st_mtime)
+                beside.append(one)
+        # A log that is copied and truncated within a tick of the clock has the time of its copy, which comes first.
+        return sorted([*beside, *self._queue], key=lambda one: os.fstat(one.fileno()).st_mtime)
 
     def _at_end(self) -> list[bytes]:
         """At the end of what is there: go to the next file if this one was replaced."""
