@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import duckdb
 
 MOST_LABELS_TOLD = 10
+SHOWN = 60  # characters of a cell
 # (reason, rows, first data row, its cell)
 Reject = tuple[str, int, int, str]
 
@@ -32,7 +33,8 @@ def by_reason(connection: duckdb.DuckDBPyConnection, where: str = "true") -> lis
 def place(reject: Reject) -> str:
     """Describe a reason with its rows, first row and cell."""
     reason, number, first, cell = reject
-    return f"{reason} ({number:,} rows), first in data row {first}, where the value is {cell!r}"
+    shown = None if cell is None else cell[:SHOWN]
+    return f"{reason} ({number:,} rows), first in data row {first}, where the value is {shown!r}"
 
 
 def remedy(reason: str) -> str:
@@ -71,7 +73,7 @@ def class_losses(connection: duckdb.DuckDBPyConnection, label_column: str) -> li
         SELECT trim(source_label), count(*) AS n, min(source_row) FROM rejects
         WHERE label IS NULL GROUP BY 1 ORDER BY n DESC, 1""").fetchall()
     for text, number, first in unknown[:MOST_LABELS_TOLD]:
-        what = f"the label {text!r} of column {label_column} is not known" if text else no_label(label_column)
+        what = f"the label {text[:SHOWN]!r} of column {label_column} is not known" if text else no_label(label_column)
         told.append(f"{what}: all of its {number:,} rows are rejected, first data row {first}{remedy(what)}.")
     if len(unknown) > MOST_LABELS_TOLD:
         told.append(f"{len(unknown) - MOST_LABELS_TOLD:,} more labels of column {label_column} are not known.")

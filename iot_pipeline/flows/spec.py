@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.evidence import Expected, check_evidence, inherited
@@ -20,13 +20,20 @@ from iot_pipeline.flows.names import CHAT_TOKEN, UNPRINTABLE, check_names
 from iot_pipeline.flows.rare_rule import RareClasses, check_classes
 from iot_pipeline.flows.reading.names import check_given_names
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
-from iot_pipeline.flows.sql import identifier
+from iot_pipeline.flows.sql import LONGEST_NUMBER, identifier
 from iot_pipeline.lake.yaml_reader import read_own_yaml, read_yaml
 
 DATASETS = Path(__file__).parent.parent / "datasets"
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 FEWEST_CLASSES, MOST_CLASSES, FEWEST_FEATURES, MOST_FEATURES = 2, 100, 1, 200
 MOST_EXTENDS = 10
+
+
+def check_label_keys(labels: Any) -> Any:
+    """Return labels as they are; ValueError for one that YAML reads as true or false, which would become 1 or 0."""
+    if isinstance(labels, dict) and any(isinstance(key, bool) for key in labels):
+        raise ValueError("YAML reads yes, no, on, off, true and false as something else: write such a label in quotes")
+    return labels
 
 
 class PublisherSplit(Strict):
@@ -61,7 +68,7 @@ class DatasetSpec(Strict):
     label_column: str
     column_names: Annotated[list[str], AfterValidator(check_given_names)] = Field(default=[])  # of headless files
     decimal: Literal[".", ","] | None = None  # mark within numbers; None: as the files show
-    labels: dict[int | str, str]
+    labels: Annotated[dict[int | str, str], BeforeValidator(check_label_keys)]
     classes: list[str] = Field(min_length=2)
     absent_classes: list[str] = Field(default=[])
     rare_classes: RareClasses | None = None
@@ -93,6 +100,10 @@ class DatasetSpec(Strict):
         unknown = set(self.labels.values()) - set(self.classes) - set(self.absent_classes)
         if unknown:
             raise ValueError(f"labels lead to classes that are not declared: {sorted(unknown)}")
+        told: dict[str, str] = {}
+        for code, name in self.labels.items():
+            if (other := told.setdefault(normalise_label(code), name)) != name:
+                raise ValueError(f"label {normalise_label(code)!r} stands there twice, with classes {other} and {name}")
         scaled = [feature.name for feature in self.features if feature.scale is not None]
         if scaled and self.scaling == "train_pool":
             raise ValueError(f"feature {scaled[0]} has a scale: with scaling train_pool it is fitted")
@@ -219,7 +230,8 @@ def check_size(file: str, spec: DatasetSpec) -> None:
 def normalise_label(value: object) -> str:
     """Return one text for a label however it was stored: 3, 3.0, "3", "3.0" -> "3"; other text is stripped."""
     text = str(value).strip()
-    return str(int(text.split(".")[0])) if WHOLE_NUMBER.fullmatch(text) else text
+    is_whole = WHOLE_NUMBER.fullmatch(text) and len(text) <= LONGEST_NUMBER
+    return str(int(text.split(".")[0])) if is_whole else text
 
 
 def list_specs() -> list[str]:

@@ -84,9 +84,9 @@ def file_literal(path: Path | str) -> str:
 def number_sql(cell: str) -> str:
     """Return SQL for the number in a cell of text, NULL if it holds none, by the rule of flows/rows.py.
 
-    DuckDB's own cast also reads underscores between digits (1_000), which no other reader of tables does.
+    DuckDB's own cast also reads underscores between digits (1_000) and two signs (+-1), which no other reader does.
     """
-    other = f"contains({cell}, '_') OR strlen({cell}) > {LONGEST_NUMBER}"
+    other = f"contains({cell}, '_') OR contains({cell}, '+-') OR strlen({cell}) > {LONGEST_NUMBER}"
     return f"CASE WHEN {other} THEN NULL ELSE TRY_CAST({cell} AS DOUBLE) END"
 
 

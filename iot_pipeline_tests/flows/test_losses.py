@@ -119,3 +119,11 @@ def test_cells_that_are_no_finite_number_are_rejected_by_reason(tmp_path: Path, 
     read_source(spec, str(tmp_path / "t.csv"), tmp_path / "raw.parquet")
     report = build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet")
     assert report.rejected == {reason: 1}
+
+
+def test_a_long_cell_is_shown_in_part(tmp_path: Path) -> None:
+    spec = spec_of({"n": "Normal", "DoS": "DoS"}, '"a"')
+    with pytest.raises(UserError, match=f"where the value is '{'x' * 60}'"):
+        build(tmp_path, spec, [("1", "n"), ("2", "DoS"), ("x" * 9000, "n")], 0.0)
+    report = build(tmp_path, spec, [("1", "n"), ("2", "DoS"), ("3", "9" * 9000)])
+    assert report.warnings[0].startswith(f"the label '{'9' * 60}' of column kind is not known")

@@ -21,6 +21,10 @@ def test_an_unknown_label_is_none(stored: object) -> None:
     assert load_spec("farm_flow").label_of(stored) is None
 
 
+def test_a_label_of_more_digits_than_python_reads_is_unknown() -> None:
+    assert load_spec("farm_flow").label_of("9" * 5000) is None
+
+
 def test_absent_codes_lead_to_absent_classes() -> None:
     spec = load_spec("farm_flow")
     assert [spec.label_of(code) for code in (2, 8)] == spec.absent_classes == ["BotNet_DDOS", "UDP_Flood"]
@@ -105,6 +109,8 @@ def features(*names: str) -> str:
         (f"extends: farm_flow\nclasses: {json.dumps([f'c{n}' for n in range(101)])}\nlabels: {{}}\n",
          "it has 101; a data set has 2 to 100 classes"),
         ("extends: farm_flow\nclasses: ['0', '1']\nlabels: {}\n", "class '0' is a number, which texts cannot tell"),
+        ("extends: farm_flow\nlabels: {1: Normal, '1.0': TCP_Flood}\n", "label '1' stands there twice, with"),
+        ("extends: farm_flow\nlabels: {no: Normal, yes: TCP_Flood}\n", "labels: YAML reads yes, no, .*in quotes"),
         ("extends: farm_flow\nrare_classes: {then: group}\n", "rare_classes: then: group needs `into: NAME`"),
         ("extends: farm_flow\nrare_classes: {then: leave_out, into: Rare}\n", "then: leave_out has no into"),
         ("extends: farm_flow\nrare_classes: {then: group, into: BotNet_DDOS}\n", "BotNet_DDOS is an absent class"),

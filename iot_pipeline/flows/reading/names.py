@@ -33,9 +33,9 @@ def column_names(raw: Sequence[str], needed: Sequence[str]) -> tuple[list[str], 
     names = [name.strip(AROUND) for name in raw]
     exact = {name: place for place, name in reversed(list(enumerate(names)))}
     # A needed name that stands there exactly is taken first; a match in all but case comes after.
-    given: dict[int, str] = {exact[name]: name for name in needed if name in exact}
+    given: dict[int, str] = {exact[name.strip(AROUND)]: name for name in needed if name.strip(AROUND) in exact}
     taken = {name.lower() for name in given.values()}
-    spelt = {name.lower(): name for name in reversed(needed)}
+    spelt = {name.strip(AROUND).lower(): name for name in reversed(needed)}
     copies: dict[str, str] = {}
     for place, name in enumerate(names):
         if place in given:
@@ -64,8 +64,11 @@ def unclear_copies(raw: Sequence[str], columns: Sequence[str], copies: dict[str,
         copies: Numbered name -> name of which it is a copy.
     """
     spelt = {column: name.strip(AROUND) for column, name in zip(columns, raw, strict=True)}
+    bare = {original: original.strip(AROUND) for original in copies.values()}
     return {
-        copy: original for copy, original in copies.items() if spelt[copy] == original or spelt[original] != original
+        copy: original
+        for copy, original in copies.items()
+        if spelt[copy] == bare[original] or spelt[original] != bare[original]
     }
 
 

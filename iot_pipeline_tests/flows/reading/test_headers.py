@@ -151,6 +151,9 @@ def test_names_follow_one_rule_in_csv_and_parquet(tmp_path: Path, form: str) -> 
     assert read(tmp_path, stored(form, names, rows), ReadingRules(needed=("label", "Rate")))[1].columns == [
         "dur", "Label.1", "dur.1", "label", "DUR.2", "Rate",
     ]  # fmt: skip
+    # Blanks that a data set's file copies from the header are no part of it either.
+    padded = ReadingRules(needed=(" label", "RATE "))
+    assert read(tmp_path, stored(form, names, rows), padded)[1].columns[3:] == [" label", "DUR.2", "RATE "]
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
