@@ -28,7 +28,7 @@ def cards_here() -> list[str]:
 
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+    return [name.strip() for name in named.split(",")][:count] if named else [str(number) for number in range(count)]
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def run(request: Request, tell: Callable[[str, str], None]) -> int:
     gpus = gpus_of(request, ray.cluster_resources().get("GPU", 0.0), tell)
     if gpus is None:
         return 2
-    relay = ray.remote(Relay).options(num_cpus=0).remote()
+    relay = relay_here()
     forwarding = Forwarding(relay, tell)
     try:
         with forwarding:
@@ -95,6 +95,15 @@ def run(request: Request, tell: Callable[[str, str], None]) -> int:
             raise
         return 2
     return 0
+
+
+def relay_here() -> Any:
+    """Start the actor that keeps the workers' reports, on this process's node: another may be lost, or given back."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Relay).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def trainer_of(request: Request, gpus: float, relay: Any) -> Any:

@@ -147,8 +147,13 @@ def connected(address: str) -> Any:
 
     if not address.startswith(("http://", "https://")):
         raise UserError(f"IOT_RAY_ADDRESS={address}: give the address of the cluster's dashboard, as http://HEAD:8265")
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:  # Ray's own waits for an answer for ever
+            return super()._do_request(*arguments, **{"timeout": UNREACHABLE_S, **options})
+
     try:
-        return JobSubmissionClient(address)
+        return Client(address)
     except Exception as error:  # ConnectionError, RuntimeError of a refusal, and errors of requests
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"IOT_RAY_ADDRESS: no Ray cluster takes jobs at {address} ({reason})") from error

@@ -128,12 +128,18 @@ def setup(config: TrainConfig, pipes: Any | None) -> Training:
 
 
 def resume(training: Training) -> None:
-    """Resume from the checkpoint, if there is one."""
+    """Resume from the checkpoint, if there is one. Raises UserError if the processes find different ones."""
     reporter = training.reporter
     if training.machine.rank == 0:
         for half in training.config.out.glob(".*.tmp"):  # left by a kill during a write
             half.unlink()
     progress = checkpoint.load(training)
+    last, first = training.machine.most(progress.step), -training.machine.most(-progress.step)
+    if first != last:  # each would read other rows, and the first to end would leave the others waiting
+        raise UserError(
+            f"{training.config.out}: one process finds the checkpoint of step {first} there, another that of step "
+            f"{last}; all need the same folder"
+        )
     training.progress, training.begun = progress, progress.step
     if progress.step:
         reporter.line(f"resumed at step {progress.step} of {training.plan.steps}")

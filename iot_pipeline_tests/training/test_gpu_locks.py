@@ -26,6 +26,13 @@ def test_two_trainings_get_different_cards(tmp_path: Path) -> None:
         assert all_of_them == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("named", ["0,1", "0, 1", " 0 ,1"])
+def test_a_card_has_one_name_however_the_variable_is_written(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert cards_here() == ["0", "1"]  # by which another process finds the lock of the same card
+
+
 def test_more_processes_than_cards_is_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match="IOT_PROCESSES=5, but there are 3 GPUs here"),

@@ -6,10 +6,12 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +98,27 @@ def test_a_job_is_submitted_once_the_cluster_can_start_it(
     with pytest.raises(UserError, match=re.escape(told)) if told else nullcontext():
         ray_launch.hand_over(SimpleNamespace(submit_job=submit_job), "iot-1", ["python", "a b"], {})
     assert clock[0] <= ray_launch.STARTING_S + 1 and (told or not left)
+
+
+@needs_ray
+def test_a_cluster_that_takes_a_request_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_launch, "UNREACHABLE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(UserError, match=r"no Ray cluster takes jobs at .*timed? ?out"):
+            ray_launch.connected(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@needs_ray
+def test_the_reports_of_workers_are_kept_on_the_job_s_own_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    chosen: dict[str, Any] = {}
+    actor = SimpleNamespace(remote=lambda: "relay", options=lambda **told: chosen.update(told) or actor)
+    monkeypatch.setattr(ray, "remote", lambda kind: actor)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "ab" * 28))
+    assert ray_job.relay_here() == "relay" and chosen["num_cpus"] == 0
+    # Else Ray starts an actor that needs nothing on any node, and a lost one takes the reports along.
+    assert (chosen["scheduling_strategy"].node_id, chosen["scheduling_strategy"].soft) == ("ab" * 28, False)
 
 
 @pytest.mark.parametrize(("last_beat", "removed", "ends"), [(100, False, (130, 135)), (20, True, (20, 25))])
