@@ -21,6 +21,7 @@ from iot_pipeline.lineage.report_check import REPORT
 from iot_pipeline.machine import this_machine
 from iot_pipeline.reporting.gather import placeless
 from iot_pipeline.settings import PROJECT_ROOT, SECTIONS
+from iot_pipeline.teacher.address import API_VERSION
 from iot_pipeline.teacher.archive import export_answers
 from iot_pipeline.teacher.store.store import exists
 from iot_pipeline.teacher_factory import shown_address, store_of
@@ -50,12 +51,16 @@ def write_prompts(source: Source, out: Path) -> None:
 
 
 def write_answers(source: Source, out: Path) -> None:
-    """Write the teacher's answers with their requests. Raises UserError if the store is gone."""
+    """Write the answers of the lake's teacher with their requests; the store may hold others too.
+
+    Raises UserError if the store is gone.
+    """
     location = store_of(source.settings)
     if not exists(location):
         raise UserError("the store of answers is gone, so a bundle could not be run again; IOT_TEACHER_STORE names it")
     (out / ANSWERS).parent.mkdir(parents=True, exist_ok=True)
-    export_answers(location, out / ANSWERS)
+    told = (manifest.provenance.get("teacher") for manifest in source.manifests.values())
+    export_answers(location, out / ANSWERS, {str(teacher) for teacher in told if teacher})
 
 
 def write_configuration(source: Source, out: Path) -> None:
@@ -99,9 +104,16 @@ def _settings(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def public(told: str) -> str:
-    """Return a setting without what a URL in it may hold of secrets: credentials, query and fragment."""
-    parts = told.split(",")
-    return ",".join(shown_address(part) if "://" in part else part for part in parts)
+    """Return a setting without what a URL in it may hold of secrets: credentials, query and fragment.
+
+    The version of Azure's API stays: without it there is no address of Azure.
+    """
+    return ",".join(_without_secrets(part) if "://" in part else part for part in told.split(","))
+
+
+def _without_secrets(url: str) -> str:
+    version = re.search(rf"[?&]({API_VERSION}=[\w.-]+)(?:[&#]|$)", url)
+    return shown_address(url) + (f"?{version[1]}" if version else "")
 
 
 def write_environment(out: Path) -> None:

@@ -71,8 +71,8 @@ class Refused(Exception):
     """Rejection of one row of a file; its text is the reason, kind first."""
 
 
-def export_answers(store: Location, file: Path) -> int:
-    """Export all stored answers, sorted by key, and return their number.
+def export_answers(store: Location, file: Path, of: Collection[str] = ()) -> int:
+    """Export all stored answers, or those `of` some sources, sorted by key, and return their number.
 
     Quarantined ones are included with their reasons; the ledger of attempts is not.
     """
@@ -84,7 +84,7 @@ def export_answers(store: Location, file: Path) -> int:
         replacing(file) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
     ):
-        for rows in _stored(opened):
+        for rows in _stored(opened, of):
             told = read_requests(opened, [row.key for row in rows])
             cells = [[getattr(row, name) for row in rows] for name in STORED]
             cells += [[told.get(row.key, (None, None))[place] for row in rows] for place in (0, 1)]
@@ -93,12 +93,13 @@ def export_answers(store: Location, file: Path) -> int:
     return count
 
 
-def _stored(store: Store) -> Iterator[Sequence[Any]]:
+def _stored(store: Store, of: Collection[str]) -> Iterator[Sequence[Any]]:
     """Yield stored answers in order of key and source, ROWS_AT_ONCE at a time."""
     c, last = answer_table.c, ("", "")
+    chosen = sa.select(answer_table).where(c.source.in_(of)) if of else sa.select(answer_table)
     while True:
         after = sa.or_(c.key > last[0], sa.and_(c.key == last[0], c.source > last[1]))
-        rows = store.read(sa.select(answer_table).where(after).order_by(c.key, c.source).limit(ROWS_AT_ONCE))
+        rows = store.read(chosen.where(after).order_by(c.key, c.source).limit(ROWS_AT_ONCE))
         if not rows:
             return
         yield rows

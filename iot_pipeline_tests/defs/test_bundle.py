@@ -1,9 +1,11 @@
 """A reviewer's bundle: whole, readable by the tools it is for, proved to the byte, and made again offline."""
 
+import contextlib
 import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +25,7 @@ from iot_pipeline.bundle import contents, rerun
 from iot_pipeline.bundle.forms import ITEMS
 from iot_pipeline.bundle.rerun import differing_cells
 from iot_pipeline.bundle.seal import check_bundle, write_sums
-from iot_pipeline.bundle.source import Source
+from iot_pipeline.bundle.source import Source, open_source
 from iot_pipeline.commands.bundle import export, show_check, show_comparison
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs import execute, plan
@@ -32,6 +34,7 @@ from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.reporting.exhibits import Exhibit, read_exhibits
 from iot_pipeline.settings import PROJECT_ROOT, load_settings, settings
+from iot_pipeline.teacher_factory import source_of
 from iot_pipeline_tests.defs.reported import VALUES
 
 
@@ -269,6 +272,28 @@ def test_no_secret_of_an_address_is_in_a_bundle() -> None:
     )
     assert (told["IOT_TEACHER"], told["IOT_SOURCE"]) == ("https://host/v1", "s3://b/a.csv,b.csv")
     assert "secret" not in str(told)
+
+
+def test_an_address_of_azure_can_be_read_from_a_bundle() -> None:
+    address = "https://me:secret@name.openai.azure.com/openai/deployments/D?api-version=2024-10-21&sig=secret"
+    chosen = load_settings(teacher=address)
+    told = dict(contents._settings(Source(Lake(Path("/nowhere")), chosen, load_spec("farm_flow"), {})))["IOT_TEACHER"]
+    assert "secret" not in told and source_of(load_settings(teacher=told)) == source_of(chosen)
+
+
+@pytest.mark.usefixtures("chosen")
+def test_answers_of_other_teachers_stay_out_of_a_bundle(reported: Path, tmp_path: Path) -> None:
+    shutil.copy(reported / "teacher.sqlite", tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "teacher.sqlite")) as store:
+        store.executescript("""
+            CREATE TEMP TABLE one AS SELECT * FROM answers LIMIT 1;
+            UPDATE one SET source = 'https://tried.example/v1';
+            INSERT INTO answers SELECT * FROM one;""")
+    lake = Lake(reported, read_only=True)
+    given = open_source(lake, load_settings(teacher_store=str(tmp_path / "teacher.sqlite")), load_spec("farm_flow"))
+    contents.write_answers(given, tmp_path)
+    named = set(pq.read_table(tmp_path / contents.ANSWERS)["source"].to_pylist())
+    assert len(named) == 1 and "tried" not in str(named)  # `run --from` gives out those of one teacher
 
 
 def test_every_setting_that_adds_artefacts_is_in_a_bundle() -> None:
