@@ -18,7 +18,8 @@ def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES
     """Compute 95 % percentile intervals of accuracy and macro-F1 per view: {view: {metric: [low, high]}}.
 
     The bootstrap draws whole groups with replacement, because rows of a group share their text and are not independent.
-    A class missing from a resample is left out of its macro-F1. Metrics of an empty view are None.
+    A class missing from a resample keeps the F1 that it has on the whole side: left out, a class of few flows that are
+    all wrong would raise the macro-F1 of most resamples above that of the side. Metrics of an empty view are None.
 
     Args:
         side: Records of one side.
@@ -44,6 +45,7 @@ def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES
         ),
     )
     drawn = np.vstack(list(_resample(sums, seed, resamples))).reshape(resamples, len(VIEWS), 3, n_classes)
+    whole = sums.sum(axis=0).reshape(len(VIEWS), 3, n_classes)
     result: dict[str, dict[str, Any]] = {}
     for index, view in enumerate(VIEWS):
         if side.ceilings[view] is None:
@@ -52,7 +54,8 @@ def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES
         hit, support, guessed = drawn[:, index, 0], drawn[:, index, 1], drawn[:, index, 2]
         with np.errstate(invalid="ignore", divide="ignore"):
             accuracy = hit.sum(axis=1) / support.sum(axis=1)
-            f1 = np.where(support > 0, 2 * hit / (support + guessed), np.nan)
+            own = np.where(whole[index, 1] > 0, 2 * whole[index, 0] / (whole[index, 1] + whole[index, 2]), np.nan)
+            f1 = np.where(support > 0, 2 * hit / (support + guessed), own)
         kept = support.sum(axis=1) > 0  # a resample of a tiny side may contain no clean group
         result[view] = {"accuracy": _interval(accuracy[kept]), "macro_f1": _interval(np.nanmean(f1[kept], axis=1))}
     return result

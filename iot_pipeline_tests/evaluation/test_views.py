@@ -36,6 +36,20 @@ def certain(*labels: str) -> np.ndarray:
     return np.log(np.where(np.array([[name == label for name in CLASSES] for label in labels]), 0.9, 0.05))
 
 
+@pytest.mark.parametrize("rare", [2, 10])
+def test_rare_classes_that_are_all_wrong_do_not_lift_the_interval_of_macro_f1_off_its_value(rare: int) -> None:
+    random, classes = np.random.default_rng(0), [f"c{number:02}" for number in range(5 + rare)]
+    labels = np.append(np.arange(400) % 5, np.arange(5, 5 + rare))  # a flow of each rare class
+    names = [classes[label] for label in labels]
+    groups = [f"{number:03}" for number in range(len(labels))]
+    records = pd.DataFrame({"flow_group": groups, "label": names, "rows": 1, "group_rows": 1})
+    told = np.where(labels >= 5, 0, np.where(random.random(len(labels)) < 0.9, labels, (labels + 1) % 5))
+    log_probs = np.log(np.eye(len(classes))[told] * 0.9 + 0.1 / len(classes))
+    view = evaluate_predictions(records, groups, log_probs, classes, 1)["views"]["distinct"]
+    low, high = view["intervals"]["macro_f1"]
+    assert low < view["macro_f1"] < high and high - low < 0.06
+
+
 def test_three_views_by_hand() -> None:
     result = evaluate_predictions(RECORDS, GROUPS, certain("Flood", "Scan", "Flood", "Normal", "Scan"), CLASSES, 1)
     row, distinct, clean = (result["views"][view] for view in ("row", "distinct", "clean"))
