@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import UserError, printable
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
 from iot_pipeline.flows.reading.rules import ReadingRules, rules_of
 from iot_pipeline.flows.source import SourceReport, local_files, read_tables
@@ -119,7 +119,7 @@ def prepare(reading: Reading, source: str, out: Path, log: Log) -> tuple[SourceR
     for reason, number in report.left_out.items():
         losses.add(reason, reason, number)
     losses.note(report.notes)
-    times = {path.name: path.stat().st_mtime for path in local_files(source, reading.without)}
+    times = {shown(path.name): path.stat().st_mtime for path in local_files(source, reading.without)}
     preparer = Preparer(reading, losses, file_digests(report.files), times)
     try:
         with replacing(out) as temporary:
@@ -241,11 +241,17 @@ def event_uid(file: str, row: int, content: str) -> str:
 
 
 def file_digests(files: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return the digest of each delivered file by name, of files of one name together."""
+    """Return the digest of each delivered file by name as rows have it, of files of one name together."""
     found: dict[str, str] = {}
     for file in files:
-        found[file["name"]] = hashlib.sha256((found.get(file["name"], "") + file["sha256"]).encode()).hexdigest()
+        name = shown(file["name"])
+        found[name] = hashlib.sha256((found.get(name, "") + file["sha256"]).encode()).hexdigest()
     return found
+
+
+def shown(name: str) -> str:
+    """Return a file's name as its rows have it, without control characters."""
+    return printable(name, kept="")
 
 
 def rows_of(table: pa.Table) -> list[Row]:

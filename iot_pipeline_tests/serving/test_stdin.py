@@ -20,7 +20,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.serving import streams
 from iot_pipeline.serving.identity import identity, seconds_of
-from iot_pipeline.serving.prepared import Losses, Reading, prepare
+from iot_pipeline.serving.prepared import Losses, Reading, prepare, rows_of
 from iot_pipeline.serving.streams import Pipe, Streams
 from iot_pipeline.settings import load_settings
 from iot_pipeline_tests.serving.factories import csv_rows
@@ -174,6 +174,17 @@ def test_times_that_are_not_read_are_told(student: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["9999-12-31T23:59:59.999999", "9999-12-31T23:00:00-05:00", "0001-01-01", 1e300])
 def test_a_time_that_no_date_can_hold_is_none(value: Any) -> None:
     assert seconds_of(value) is None
+
+
+def test_a_file_whose_name_has_control_characters_is_known_by_its_content_and_time(tmp_path: Path) -> None:
+    source, uids = tmp_path / "flows\x1b[31m.csv", list[str]()
+    for seed in (0, 1):
+        source.write_text(csv_rows(3, 3, seed).replace("ts,uid", "begun,uid", 1))
+        prepare(Reading(SPEC, frozenset()), str(source), tmp_path / "out", str)
+        rows = rows_of(pq.read_table(tmp_path / "out"))
+        uids += [row.uid for row in rows]
+        assert {row.time_of for row in rows} == {"file"}
+    assert len(set(uids)) == 6
 
 
 def test_a_name_of_digits_keeps_its_zeros() -> None:
