@@ -256,6 +256,14 @@ def matching(part: str) -> list[str]:
     return sorted(glob.glob(str(Path(glob.escape(start), *rest)), recursive=True))
 
 
+def check_name(path: Path) -> None:
+    """Raise UserError for a path that is no text, which neither DuckDB nor a record of the run can hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the path {str(path)!r} is not UTF-8: rename the file or folder.") from None
+
+
 def find_files(
     source: str, folder: Path | None = None, urls: dict[Path, str] | None = None, without: Sequence[Path] = ()
 ) -> list[Path]:
@@ -296,6 +304,7 @@ def find_files(
     own = {path.resolve() for path in without}
     found = [path for path in found if not own or path.resolve() not in own]
     for path in found:
+        check_name(path)
         if path.is_fifo():
             raise UserError(f"the source {path.name!r} is a pipe, which can be read once only: write it to a file.")
         if not path.is_file():

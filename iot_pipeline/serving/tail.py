@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.archives import format_of
+from iot_pipeline.flows.source import check_name
 
 MARK = 256  # bytes before a place by which it is known again
 CHUNK = 1 << 20
@@ -31,6 +32,7 @@ def check_followed(names: Sequence[str]) -> None:
     """Raise UserError for what never becomes a log that grows: a folder, a pipe, a pattern, or a log named twice."""
     for name in names:
         path = Path(name)
+        check_name(path)
         if path.exists() and not path.is_file():
             raise UserError(f"{name!r} is not a file: --follow reads logs that grow; `-` reads a pipe, without it")
         if path.exists() and not os.access(path, os.R_OK):

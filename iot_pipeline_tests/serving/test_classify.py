@@ -198,6 +198,7 @@ def test_the_output_is_never_overwritten(student: Any, tmp_path: Path) -> None:
         (["/nowhere/conn.log", "--follow"], "in a folder that is there"),
         (["conn.log", "./conn.log", "--follow"], "one log is named twice"),
         (["x.csv", "--out", "-"], "where --out is left away"),
+        (["x\udcff.csv", "--follow"], "is not UTF-8: rename the file or folder"),
     ],
 )
 def test_wrong_options_are_told_before_a_student_is_loaded(

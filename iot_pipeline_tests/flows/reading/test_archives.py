@@ -156,8 +156,10 @@ def test_what_is_no_regular_file_is_no_source(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    (tmp_path / os.fsdecode(b"no_text_\xff.csv")).touch()
     for source, message in (
         ("pipe.csv", "is a pipe, which can be read once only"),
+        ("no_text_*.csv", "is not UTF-8: rename the file or folder"),
         ("folder.csv", "is not a file"),
         ("loop.csv", "is not a file"),
     ):
