@@ -23,6 +23,7 @@ from iot_pipeline.flows.drafting.labels import choose_label
 from iot_pipeline.flows.drafting.render import DraftedFeature, Parts, reading_notes, render, with_examples
 from iot_pipeline.flows.drafting.table import Column, Table, known_column, open_table
 from iot_pipeline.flows.names import feature_name
+from iot_pipeline.flows.reading.names import MOST_CHARACTERS
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
 from iot_pipeline.flows.spec import (
     FEWEST_CLASSES,
@@ -173,8 +174,13 @@ def label_rows(connection: duckdb.DuckDBPyConnection, label: Column) -> dict[str
 def class_names(shown: str, label: str, found: Sequence[str]) -> dict[str, str]:
     """Map each normalised label to a class name without blanks; no two share a class.
 
-    Raises UserError if there are too few or too many.
+    Raises UserError if there are too few or too many, or one is longer than a key of YAML may be.
     """
+    if long := next((text for text in found if len(text) > MOST_CHARACTERS), ""):
+        raise UserError(
+            f"{shown}: column {label} has a value of {len(long):,} characters, {long[:20]!r}...; a label has "
+            f"{MOST_CHARACTERS} at most."
+        )
     if not FEWEST_CLASSES <= len(found) <= MOST_CLASSES:
         values = "a single value" if len(found) == 1 else f"{len(found):,} values"
         raise UserError(

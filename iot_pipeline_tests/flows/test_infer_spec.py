@@ -200,6 +200,15 @@ def test_labels_that_differ_in_punctuation_or_case_stay_apart(tmp_path: Path) ->
     assert {text: load_spec(tmp_path / "t.yaml").label_of(text) for text in draft.labels} == draft.labels
 
 
+def test_labels_of_signs_that_cannot_be_shown_are_known_again_and_long_ones_refused(tmp_path: Path) -> None:
+    odd = ["\U0001f468\u200d\U0001f469", "a\u2028b", "\x7fc", "q\\"]
+    draft = draft_spec(str(made(tmp_path / "t.csv", PLAIN, odd)), "t", "Label")
+    (tmp_path / "t.yaml").write_text(draft.yaml, encoding="utf-8")
+    assert {text: load_spec(tmp_path / "t.yaml").label_of(text) for text in odd} == draft.labels
+    with pytest.raises(UserError, match=r"column Label has a value of 1,100 characters, 'LLL.*a label has 300 at most"):
+        draft_spec(str(made(tmp_path / "t.csv", PLAIN, ["L" * 1100, "x"])), "t", "Label")
+
+
 def test_names_that_a_spec_refuses_are_renamed(tmp_path: Path) -> None:
     columns = [*PLAIN[:7], "rows", "it's", "a b", "A_b", "a:b", '"say ""x"""']
     draft = draft_spec(str(made(tmp_path / "t.csv", columns, ["x", "y"])), "t")

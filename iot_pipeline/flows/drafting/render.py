@@ -58,8 +58,12 @@ class Parts:
 
 
 def quoted(text: str) -> str:
-    """Return a text as YAML; every JSON string is one."""
-    return json.dumps(text, ensure_ascii=False) if text.isprintable() else json.dumps(text)
+    """Return a text as YAML: a JSON string, but a character beyond 16 bits has one escape and not two halves."""
+    return "".join(map(_escaped, json.dumps(text, ensure_ascii=False)))
+
+
+def _escaped(sign: str) -> str:
+    return sign if sign.isprintable() else f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"
 
 
 def one_line(text: str) -> str:

@@ -15,7 +15,7 @@ from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES, NAMELESS, Header
 from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note, unclear_copies
 from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
-from iot_pipeline.flows.reading.rules import REPEATED_HEADER, Part, PlainFile
+from iot_pipeline.flows.reading.rules import BLANK_ROW, REPEATED_HEADER, Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, one, scan, write_query
 
 
@@ -45,7 +45,11 @@ def read_csv(given: PlainFile) -> Part:
         findings.left_out[REPEATED_HEADER] += repeats
         line = first_repeat(plain, header)
         findings.note(f"{name}, line {line}, repeats the header: {repeats:,} such lines are left out.")
-    if rows == repeats:
+    blank = drop_blank(connection, file, columns) if rules.label or not rules.needed else 0
+    if blank:
+        findings.left_out[BLANK_ROW] += blank
+        findings.note(f"{name}: {blank:,} lines in which {BLANK_ROW} are left out.")
+    if rows == repeats + blank:
         if lost:
             raise UserError(f"{name} has no row: all of its {len(lost):,} lines are rejected; {commonest(lost)}")
         raise UserError(f"{name} has column names but no rows.")
@@ -121,6 +125,20 @@ def drop_repeats(
         write_query(connection, f"SELECT * FROM {scan(file)} WHERE NOT ({same})", kept)
         kept.replace(file)
     return int(repeats), int(changed)
+
+
+def drop_blank(connection: duckdb.DuckDBPyConnection, file: Path, columns: Sequence[str]) -> int:
+    """Remove the rows of a part that have no cell, as a sheet saves its empty lines (`,,,,`); return their number.
+
+    Only where the rows have labels: flows that are to be classified are answered line by line.
+    """
+    blank = " AND ".join(f"{identifier(column)} IS NULL" for column in columns)
+    (rows,) = one(connection, f"SELECT count(*) FROM {scan(file)} WHERE {blank}")
+    if rows:
+        kept = file.with_name(f"{file.stem}_filled.parquet")
+        write_query(connection, f"SELECT * FROM {scan(file)} WHERE NOT ({blank})", kept)
+        kept.replace(file)
+    return int(rows)
 
 
 def _name(column: str) -> str:

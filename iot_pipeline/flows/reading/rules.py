@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from iot_pipeline.flows.spec import DatasetSpec
 
 REPEATED_HEADER = "repeats the header"
+BLANK_ROW = "no cell is filled"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Findings:
 
     Attributes:
         lost: File, line and reason of each line that could not be read as a row.
-        left_out: Lines that are no rows and no loss, by reason: repeated headers.
+        left_out: Lines that are no rows and no loss, by reason: repeated headers, and those of blank cells.
         skipped: Files and members of archives that were not read.
         notes: One sentence for each thing that a person should know.
         encodings: Encoding of each file that is not UTF-8.

@@ -87,6 +87,18 @@ def test_lines_that_repeat_the_header_are_left_out_and_counted(tmp_path: Path, a
     assert report.notes == [f"t.csv, line {line}, repeats the header: 2 such lines are left out."]
 
 
+def test_lines_of_blank_cells_are_left_out_and_counted_where_rows_have_labels(tmp_path: Path) -> None:
+    blank = "," * (len(NAMES) - 1)
+    text = "\n".join([",".join(NAMES), *LINES[:10], blank, ",,,,x", *LINES[10:], *[blank] * 300]) + "\n"
+    rules = ReadingRules(needed=tuple(NAMES), label="label")
+    found, report = read(tmp_path, text, rules)
+    assert len(found) == len(LINES) + 1 and report.left_out == {"no cell is filled": 301}
+    assert report.notes == ["t.csv: 301 lines in which no cell is filled are left out."]
+    assert len(read(tmp_path, text, ReadingRules(needed=tuple(NAMES[:-1])))[0]) == len(LINES) + 302  # to be classified
+    with pytest.raises(UserError, match="has column names but no rows"):
+        read(tmp_path, f"{','.join(NAMES)}\n{blank}\n{blank}\n", rules)
+
+
 def test_a_repeated_header_of_a_table_with_row_numbers_is_told_by_its_line(tmp_path: Path) -> None:
     """pandas writes row numbers as a first column without a name."""
     numbered = [f"{place},{line}" for place, line in enumerate(LINES)]
