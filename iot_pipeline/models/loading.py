@@ -22,7 +22,10 @@ NEVER_SET = (
     "alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "lora_bias", "modules_to_save", "layers_to_transform",
     "trainable_token_indices", "megatron_config", "auto_map",
 )  # fmt: skip
-SCALED = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # Gemma 2, Granite, Cohere
+SCALED = (  # Gemma 2, Granite, Cohere; RecurrentGemma, xLSTM, Falcon H1
+    "final_logit_softcapping", "logits_scaling", "logit_scale",
+    "logits_soft_cap", "output_logit_soft_cap", "lm_head_multiplier",
+)  # fmt: skip
 
 
 def attention_kernel(device: Any, dtype: Any) -> str:
@@ -69,6 +72,11 @@ def describe_base(base: str, download: bool = True, folder: Path | None = None) 
         raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {in_one_line(error)}") from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"IOT_BASE_MODEL: {base!r} is a {config.model_type}, no causal language model")
+    if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type].endswith("ForConditionalGeneration"):
+        raise UserError(
+            f"IOT_BASE_MODEL: {base!r} is a {config.model_type}, which reads pictures or sounds too; take a base of "
+            "text alone (of Gemma 3 those of 270M and 1B)"
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"IOT_BASE_MODEL: {base!r} has an encoder and a decoder; take a base with a decoder alone")
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(config, "is_decoder", True) is False:
@@ -83,14 +91,15 @@ def describe_base(base: str, download: bool = True, folder: Path | None = None) 
             f"IOT_BASE_MODEL: {base!r} is quantised already ({method}); take the model that it was made from "
             "(IOT_QUANTISATION=nf4 packs that one as it is loaded)"
         )
-    if scaled := [name for name in SCALED if getattr(config, name, None) not in (None, 1)]:
+    text = config.get_text_config()  # which is loaded alone where a base has more parts, as Qwen3.5 has
+    if scaled := [name for name in SCALED if getattr(text, name, None) not in (None, 1)]:
         raise UserError(
             f"IOT_BASE_MODEL: {base!r} changes its output after the last layer ({scaled[0]} in config.json), which "
             "neither the training nor the scoring of labels does here; take another base"
         )
     load_tokenizer(folder)
     return {
-        "architecture": config.model_type, "longest_row": getattr(config, "max_position_embeddings", None),
+        "architecture": config.model_type, "longest_row": getattr(text, "max_position_embeddings", None),
         "revision": None if Path(base).exists() else folder.name,
     }  # fmt: skip
 

@@ -16,6 +16,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.check import check_base
+from iot_pipeline.models.loading import describe_base
 from iot_pipeline.models.tokenizer import chat_form, encode, literal, load_tokenizer, prompt_text
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
@@ -168,3 +169,30 @@ def test_an_output_that_is_scaled_behind_the_projection_is_refused(tmp_path: Pat
     (base / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
     with pytest.raises(UserError, match="final_logit_softcapping"):
         check_base(str(base))
+
+
+@pytest.mark.parametrize(
+    "scale", ["final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "lm_head_multiplier"]
+)
+def test_every_name_of_such_a_scale_is_known_in_bases_of_several_parts_too(scale: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", scale: 30.0}))
+    with pytest.raises(UserError, match=scale):
+        describe_base(str(tmp_path))
+    nested = {"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text", scale: 30.0}}
+    (tmp_path / "config.json").write_text(json.dumps(nested))
+    with pytest.raises(UserError, match=scale):
+        describe_base(str(tmp_path))
+
+
+def test_a_base_that_reads_pictures_too_is_refused_before_the_teacher_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
+    with pytest.raises(UserError, match="is a gemma3, which reads pictures or sounds too; take a base of text alone"):
+        describe_base(str(tmp_path))
+
+
+def test_a_base_of_several_parts_has_the_longest_row_of_its_text_part(tmp_path: Path) -> None:
+    family = FAMILIES["qwen3"]
+    make_tokenizer(family, tmp_path)
+    nested = {"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text", "max_position_embeddings": 512}}
+    (tmp_path / "config.json").write_text(json.dumps(nested))
+    assert describe_base(str(tmp_path))["longest_row"] == 512
