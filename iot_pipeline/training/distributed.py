@@ -138,7 +138,8 @@ def find_machine(threads: int | None = None, precision: str = "auto", cards: boo
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
-    bf16 = precision == "on" or (precision == "auto" and gpu and torch.cuda.is_bf16_supported())
+    own = gpu and torch.cuda.is_bf16_supported(including_emulation=False)  # a T4 emulates bf16, slower than fp32
+    bf16 = precision == "on" or (precision == "auto" and own)
     if world > 1 and not torch.distributed.is_initialized():  # a second training uses the group of the first
         torch.distributed.init_process_group("nccl" if gpu else "gloo")
     name = torch.cuda.get_device_name(device) if gpu else "cpu"

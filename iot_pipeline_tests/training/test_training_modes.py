@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,17 @@ def test_the_tiny_base_is_built_on_the_cpu_even_beside_a_gpu(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     machine = find_machine(1, "off", cards=False)
     assert (machine.device.type, machine.device_name, machine.bf16) == ("cpu", "cpu", False)
+
+
+def test_a_card_that_only_emulates_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    told = {"is_available": True, "set_device": None, "get_device_name": "Tesla T4", "current_device": 0}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_given, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _card: SimpleNamespace(major=7))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _card: True)
+    assert [find_machine(1, precision).bf16 for precision in ("auto", "on", "off")] == [False, True, False]
 
 
 def test_a_closed_student_holds_no_model(world: tuple[Path, Path]) -> None:
