@@ -227,7 +227,8 @@ def explanation(chosen: argparse.Namespace, base: Path, name: str, seconds: floa
 
     student = opened(base)
     texts = flow_texts(chosen.batch)
-    writing = Writing(student, partial(opened, base), texts, [""] * len(texts), device(), 3, 0.7 * seconds, _silent)
+    # One flow alone: 512 tokens of it take some 13 s of a card, whose processor launches 28 layers for each.
+    writing = Writing(student, partial(opened, base), texts, [""] * len(texts), device(), 1, 0.7 * seconds, _silent)
     given = ways(reference_dtype(), chosen.old_tokens, chosen.answer_tokens, chosen.batch, has_card())
     way = next(one for one in given if one.name == name)
     before = [one for one in given if "batch 1, stop" in one.name] if way.lookup else []  # speculation must equal it

@@ -120,6 +120,8 @@ class Writing:
         ids = self.student._prompts([self.prompts[place] for place in chosen])
         batches = [ids[first : first + way.batch] for first in range(0, len(ids), way.batch)]
         with self._model(way) as model, peak_memory(self.device) as peak:
+            if self.device != "cpu":  # a card loads its kernels at the first call, which would count for each token
+                self._written(model, way, batches[0], PROBED)
             probe = self._written(model, way, batches[0], PROBED)
             spent = probe.cpu if self.device == "cpu" else probe.seconds  # what else runs here counts for nothing
             predicted = spent / PROBED * way.tokens * len(batches)

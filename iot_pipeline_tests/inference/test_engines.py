@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.inference import engines
+from iot_pipeline.inference import engines, explanation_variants
 from iot_pipeline.inference.engines import (
     Measured,
     Opening,
@@ -26,6 +27,7 @@ from iot_pipeline.inference.engines import (
     replica_engine,
 )
 from iot_pipeline.inference.explanation_variants import OURS, Way, Writing, openvino_writing
+from iot_pipeline.inference.measuring import Timed
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent, compiled_decoder
 from iot_pipeline.inference.student import Student, left_padded
 from iot_pipeline.inference.vllm_engine import VllmStudent
@@ -215,6 +217,22 @@ def test_a_way_that_would_take_too_long_leaves_the_student_as_it_was(student: St
     (row,) = writing.measure([Way("eager", OURS, 1, 8, attention="eager")])
     assert not row["run"] and "would take about" in row["reason"]
     assert before != "eager" and student.model.config._attn_implementation == before
+
+
+def test_a_cards_first_call_does_not_count_in_what_a_way_would_take(
+    student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = list[int]()
+
+    def written(_writing: Writing, _model: Any, _way: Way, rows: list[list[int]], tokens: int) -> Timed:
+        called.append(tokens)  # the first call loads kernels
+        return Timed([[1] * tokens for _ in rows], 2.0 if len(called) == 1 else 0.001 * tokens, 0.0)
+
+    monkeypatch.setattr(Writing, "_written", written)
+    monkeypatch.setattr(explanation_variants, "peak_memory", lambda _device: nullcontext({}))
+    writing = Writing(student, lambda _dtype: student, flow_texts(1), CLASSES, "cuda:0", 1, 10.0, lambda _told: None)
+    (row,) = writing.measure([Way("old", OURS, 1, 512)])
+    assert row["run"] and called[-1] == 512
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def test_rows_that_would_run_into_each_other_are_not_packed(tmp_path: Path) -> N
     config = TrainConfig(base=str(base), tensors=out, out=tmp_path / "adapter", max_steps=1, threads=1, packing="on")
     with pytest.raises(UserError, match="IOT_PACKING=on: the base has layers that are no attention"):
         run(config)
-    with pytest.raises(EngineUnavailable, match="layers that are no attention"):
-        OpenVinoStudent.open(base, None, "fp32", 1)
+    if find_spec("openvino") is not None:
+        with pytest.raises(EngineUnavailable, match="layers that are no attention"):
+            OpenVinoStudent.open(base, None, "fp32", 1)
 
 
 def by_hand(student: Student, text: str) -> np.ndarray:
