@@ -67,12 +67,16 @@ class SharedWorker(Worker):
     def _open(self) -> None:
         """Open the session and take the lock on this worker's name, which a session that was cut off may hold still."""
         self._connection = connected(self._url)
-        self._connection.execute(sa.text(SERVER_ALIVE))
-        end = time.monotonic() + CUT_OFF_S
-        while not self._locks(self.name):
-            if time.monotonic() > end:
-                raise UserError("Dagster's PostgreSQL still holds the session that this worker lost; run again")
-            time.sleep(1)
+        try:
+            self._connection.execute(sa.text(SERVER_ALIVE))
+            end = time.monotonic() + CUT_OFF_S
+            while not self._locks(self.name):
+                if time.monotonic() > end:
+                    raise UserError("Dagster's PostgreSQL still holds the session that this worker lost; run again")
+                time.sleep(1)
+        except BaseException:
+            self._connection.close()  # without its name a session would pass for one that holds what was claimed
+            raise
 
     def _look_after(self) -> None:
         while not self._ended.wait(LOOKED_AFTER_S):

@@ -223,6 +223,24 @@ def test_a_session_that_the_server_ended_is_opened_anew_and_holds_what_nobody_to
     worker.close()
 
 
+def test_a_worker_that_cannot_have_its_name_again_holds_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = SharedWorker(database())
+    other = SharedWorker(worker._url)
+    assert worker.claim(ArtefactId("a"))
+    monkeypatch.setattr(workers, "CUT_OFF_S", -1.0)
+    with worker._guard:
+        end_sessions(other)
+        assert other.hold(worker.name)  # as a session that was cut off does, and the server has not noticed
+        for _ in range(2):
+            with pytest.raises(UserError, match="still holds the session"):
+                worker.claim(ArtefactId("a"))
+        assert other.claim(ArtefactId("a"))
+    other.close()
+    worker.close()
+
+
 def test_nobody_is_dead_while_the_server_has_only_just_started(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
