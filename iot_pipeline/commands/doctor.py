@@ -212,7 +212,10 @@ def _ray(settings: Settings) -> Finding:
         return Finding("Ray", "error", str(error))
     workers, gpus = settings.run.processes or 1, settings.run.ray_gpus
     return Finding(
-        "Ray", "ok", f"{address} takes jobs; {workers} workers, IOT_RAY_GPUS={'unset' if gpus is None else gpus}"
+        "Ray",
+        "ok",
+        f"{without_credentials(address)} takes jobs; {workers} workers, "
+        f"IOT_RAY_GPUS={'unset' if gpus is None else gpus}",
     )
 
 

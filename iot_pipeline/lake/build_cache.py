@@ -38,9 +38,10 @@ def store(cache: Path, key: str, folder: Path, names: Sequence[str]) -> None:
         for path in files:
             fsync(path)
         write_json(made / CONTENT, {str(path.relative_to(made)): sha256_file(path) for path in files})
-        shutil.rmtree(cache / key, ignore_errors=True)  # a damaged entry
-        with contextlib.suppress(OSError):  # another process stored it first
-            os.rename(made, cache / key)
+        if lookup(cache, key) is None:  # else another process stored it first, and others read it
+            shutil.rmtree(cache / key, ignore_errors=True)  # a damaged entry
+            with contextlib.suppress(OSError):
+                os.rename(made, cache / key)
 
 
 def lookup(cache: Path, key: str) -> Path | None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.training.config import TrainConfig, read_config
 from iot_pipeline.training.launch import environment, exit_with_parent, threads_of
@@ -146,7 +147,8 @@ def connected(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     if not address.startswith(("http://", "https://")):
-        raise UserError(f"IOT_RAY_ADDRESS={address}: give the address of the cluster's dashboard, as http://HEAD:8265")
+        told = without_credentials(address)
+        raise UserError(f"IOT_RAY_ADDRESS={told}: give the address of the cluster's dashboard, as http://HEAD:8265")
 
     class Client(JobSubmissionClient):
         def _do_request(self, *arguments: Any, **options: Any) -> Any:  # Ray's own waits for an answer for ever
@@ -156,7 +158,8 @@ def connected(address: str) -> Any:
         return Client(address)
     except Exception as error:  # ConnectionError, RuntimeError of a refusal, and errors of requests
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"IOT_RAY_ADDRESS: no Ray cluster takes jobs at {address} ({reason})") from error
+        told = f"no Ray cluster takes jobs at {address} ({reason})"
+        raise UserError(f"IOT_RAY_ADDRESS: {without_credentials(told)}") from None
 
 
 def submit(address: str, request: Request, pipes: Any | None) -> int:
@@ -238,7 +241,8 @@ def ended(client: Any, name: str, each: Callable[[], None] = lambda: None) -> An
                 return status
         except Exception as error:  # any of the client's HTTP library
             if time.monotonic() - answered > UNREACHABLE_S:
-                raise UserError(f"the Ray cluster has not answered for {UNREACHABLE_S:.0f} s ({error})") from error
+                told = f"the Ray cluster has not answered for {UNREACHABLE_S:.0f} s ({error})"
+                raise UserError(without_credentials(told)) from None
         time.sleep(1.0)
 
 

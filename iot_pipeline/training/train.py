@@ -132,7 +132,7 @@ def resume(training: Training) -> None:
     reporter = training.reporter
     if training.machine.rank == 0:
         for half in training.config.out.glob(".*.tmp"):  # left by a kill during a write
-            half.unlink()
+            half.unlink(missing_ok=True)  # a launcher that renews its lease renames one here
     progress = checkpoint.load(training)
     last, first = training.machine.most(progress.step), -training.machine.most(-progress.step)
     if first != last:  # each would read other rows, and the first to end would leave the others waiting

@@ -1,9 +1,12 @@
 """What is kept is whole, found by its key alone, and never half written."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
+from iot_pipeline.lake import build_cache
 from iot_pipeline.lake.build_cache import lookup, store
 
 
@@ -40,6 +43,24 @@ def test_a_damaged_one_is_not_taken_and_is_replaced(made: Path, tmp_path: Path, 
     assert lookup(tmp_path / "cache", "k") is None
     store(tmp_path / "cache", "k", made, ["model", "report"])
     assert lookup(tmp_path / "cache", "k") == folder
+
+
+def test_of_two_that_make_one_entry_the_first_stays_for_its_readers(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, write = tmp_path / "cache", build_cache.write_json
+
+    def slowly(path: Path, content: dict[str, str]) -> None:
+        monkeypatch.setattr(build_cache, "write_json", write)
+        store(cache, "k", made, ["model", "report"])  # another process is quicker
+        write(path, content)
+
+    monkeypatch.setattr(build_cache, "write_json", slowly)
+    with monkeypatch.context() as patched:
+        patched.setattr(build_cache.shutil, "rmtree", lambda *_, **__: pytest.fail("a reader's files were removed"))
+        patched.setattr(build_cache.tempfile, "TemporaryDirectory", lambda **told: nullcontext(mkdtemp(**told)))
+        store(cache, "k", made, ["model", "report"])
+    assert lookup(cache, "k") == cache / "k"
 
 
 def test_what_cannot_be_kept_is_an_error_of_the_system(made: Path, tmp_path: Path) -> None:

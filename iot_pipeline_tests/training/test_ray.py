@@ -109,6 +109,13 @@ def test_a_cluster_that_takes_a_request_and_never_answers_is_given_up(monkeypatc
 
 
 @needs_ray
+def test_a_password_in_the_cluster_s_address_is_not_told() -> None:
+    with pytest.raises(UserError, match=r"takes jobs at http://127\.0\.0\.1:9 \(.*127\.0\.0\.1:9") as caught:
+        ray_launch.connected("http://me:hunter2@127.0.0.1:9")
+    assert "hunter2" not in str(caught.value) and caught.value.__cause__ is None
+
+
+@needs_ray
 def test_the_reports_of_workers_are_kept_on_the_job_s_own_node(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

@@ -34,8 +34,13 @@ CLOCK_S, STEP_S = 5.0, 1.0
 
 CONNECT_ARGS: dict[str, dict[str, Any]] = {
     SQLITE: {"timeout": 30, "check_same_thread": False},
-    POSTGRESQL: {"connect_timeout": 10, "keepalives_idle": 30, "application_name": "iot-pipeline"},
-}
+    # A server that vanished is noticed after a minute, whether an answer is awaited or a statement not yet received:
+    # by default it takes a quarter of an hour, in which no lease is renewed.
+    POSTGRESQL: {
+        "connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
+        "tcp_user_timeout": 60_000, "application_name": "iot-pipeline",
+    },
+}  # fmt: skip
 # By default psycopg2 sends the rows of an UPDATE or DELETE one by one.
 ENGINE_ARGS = {SQLITE: {}, POSTGRESQL: {"executemany_mode": "values_plus_batch"}}
 # A committed transaction in a SQLite file outlives kill -9. PostgreSQL ends the transaction of a machine that vanished
