@@ -249,7 +249,7 @@ def test_a_class_without_a_test_flow_has_no_recall() -> None:
 
 
 def test_of_several_training_seeds_the_results_say_whose_students_they_show() -> None:
-    told = "Students of this chapter are those of the first of 3 training seeds"
+    told = "Students here, and in all chapters but the study, are those of the first of 3 training seeds"
     assert told in report.render("results.md.j2", FACTS, images=[])
     facts = copy.deepcopy(FACTS)
     facts.study = example.study(1)
