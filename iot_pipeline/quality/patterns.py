@@ -268,11 +268,11 @@ def rule_text(rule: Rule, spec: DatasetSpec) -> str:
             continue
         low, high = condition.low, condition.high
         if low is not None and high is not None:
-            text = f"{low:g} < {condition.feature} <= {high:g}"
+            text = f"{_exact(low)} < {condition.feature} <= {_exact(high)}"
         elif low is not None:
-            text = f"{condition.feature} > {low:g}"
+            text = f"{condition.feature} > {_exact(low)}"
         else:
-            text = f"{condition.feature} <= {high:g}"
+            text = f"{condition.feature} <= {_exact(high)}"
         feature = spec.features[spec.feature_names.index(condition.feature)]
         if (scale := feature.known_scale) is not None:
             bounds = [(sign, bound) for sign, bound in ((">", low), ("<=", high)) if bound is not None]
@@ -280,6 +280,11 @@ def rule_text(rule: Rule, spec: DatasetSpec) -> str:
             text += f" (raw {raw} {feature.unit})"
         parts.append(text)
     return " AND ".join(parts)
+
+
+def _exact(bound: float | None) -> str:
+    """Return a bound in as many digits as it has: six of them may lie on the other side of a value."""
+    return "" if bound is None else text if float(text := f"{bound:g}") == bound else repr(float(bound))
 
 
 def guide_text(classes: dict[str, Any], prior: list[dict[str, Any]]) -> str:

@@ -125,6 +125,15 @@ def test_a_rule_of_prior_work_on_an_unknown_feature_is_refused(tmp_path: Path) -
         prior([{"source": "x", "classes": ["Flood"], "stump": "bytes"}], tmp_path)
 
 
+def test_a_rule_is_told_with_the_digits_that_it_splits_by() -> None:
+    spec = load_spec("rt_iot2022")
+    name = spec.feature_names[0]
+    low, high = short_threshold(np.array([1234567.0, 1234568.0]), 1234567.25), 0.5
+    assert rule_text([Condition(name, low, None)], spec) == f"{name} > {low!r}"
+    assert rule_text([Condition(name, high, low)], spec) == f"0.5 < {name} <= {low!r}"
+    assert rule_text([Condition(name, None, 1e6)], spec) == f"{name} <= 1e+06"
+
+
 def test_short_threshold_splits_alike() -> None:
     values = np.array([0.1, 0.123456, 0.124, 3.0])
     threshold = short_threshold(values, 0.1235)

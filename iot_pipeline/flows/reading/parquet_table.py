@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import duckdb
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.categories import text_sql
 from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note, unclear_copies
 from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rules import Part, PlainFile
@@ -39,7 +41,8 @@ def read_parquet(given: PlainFile) -> Part:
     check_needed(name, columns, rules.needed, copies)
     aliases = ", ".join(map(identifier, columns))
     try:
-        rows = write_query(connection, f"SELECT * FROM {scan(plain)} AS given({aliases})", file)
+        told = f"SELECT {cells_sql(schema, columns, rules.texts)} FROM {scan(plain)} AS given({aliases})"
+        rows = write_query(connection, told, file)
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise UserError(f"{name} cannot be read: it is damaged or does not follow the rules of its format.") from error
     if rows != metadata.num_rows:
@@ -50,6 +53,25 @@ def read_parquet(given: PlainFile) -> Part:
         findings.note(copies_note(name, copies))
     settle_copies(connection, name, file, unclear_copies(raw, columns, copies), rules.needed)
     return Part(name, file, columns)
+
+
+def cells_sql(schema: pa.Schema, columns: Sequence[str], texts: Collection[str]) -> str:
+    """Return SQL for the cells of each row: fractions in a column of texts, as pandas has beside blanks, are words.
+
+    Another file's 6 and this one's 6.0 are one value.
+
+    Args:
+        schema: Schema of the file.
+        columns: Names of its columns.
+        texts: Columns that are texts.
+    """
+    kinds = {
+        column: "DECIMAL" if pa.types.is_decimal(field.type) else "DOUBLE"
+        for column, field in zip(columns, schema, strict=True)
+        if column in texts and (pa.types.is_floating(field.type) or pa.types.is_decimal(field.type))
+    }
+    words = (f"{text_sql(identifier(column), kind, None)} AS {identifier(column)}" for column, kind in kinds.items())
+    return f"* REPLACE ({', '.join(words)})" if kinds else "*"
 
 
 def read_metadata(name: str, plain: Path) -> pq.FileMetaData:

@@ -12,6 +12,8 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading import parquet_table
+from iot_pipeline.flows.reading.rules import ReadingRules
+from iot_pipeline.flows.source import read_tables
 from iot_pipeline_tests.flows.reading.tables import read
 
 
@@ -71,3 +73,14 @@ def test_decimals_that_duckdb_misreads_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": column, "label": ["x", "y"]}), buffer)
     with pytest.raises(UserError, match="column 'a' has decimals of more than 38 digits"):
         read(tmp_path, buffer.getvalue())
+
+
+def test_a_category_of_fractions_has_the_words_of_a_csv_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("proto,x,label\n6,1.5,a\n17,2.5,b\n")
+    table = {"proto": [6.0, None, float("nan")], "x": [1, 2, 3], "label": ["a", "b", "a"], "code": [Decimal(5)] * 3}
+    pq.write_table(pa.table(table), tmp_path / "b.parquet")
+    rules = ReadingRules(needed=("proto", "x", "label"), texts=frozenset(("proto", "code")))
+    read_tables(f"{tmp_path / 'a.csv'},{tmp_path / 'b.parquet'}", tmp_path / "raw.parquet", rules)
+    found = pq.read_table(tmp_path / "raw.parquet").to_pydict()
+    assert found["proto"] == ["6", "17", "6", None, None] and found["code"] == [None, None, "5", "5", "5"]
+    assert found["x"] == [1.5, 2.5, 1, 2, 3]
