@@ -28,7 +28,7 @@ from iot_pipeline.defs.lake_state import report_state
 from iot_pipeline.defs.leased_worker import worker_of
 from iot_pipeline.defs.queue import Queue
 from iot_pipeline.defs.reads import present_value
-from iot_pipeline.defs.recording import BUDGET, announce, verdicts
+from iot_pipeline.defs.recording import BUDGET, MISSING, announce, verdicts
 from iot_pipeline.defs.resources import USAGE_TAG, USED
 from iot_pipeline.defs.run_monitoring import MANIFEST_TAG, PARENT_TAG, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.defs.workers import Worker, worker_on
@@ -198,6 +198,7 @@ class Making:
     limits: Limits | None
     parent: str
     worker: Worker
+    unmade: set[str] = field(default_factory=set)  # what failed, has no budget left, or waits for such an artefact
 
     def make(
         self,
@@ -252,7 +253,9 @@ class Making:
         if self.limits is None:
             return False
         why = "" if p.artefact in self.limits.permitted else "not among what this run may make"
-        if why := why or self._waits_for(p.artefact, settings):
+        if not why and (why := self._waits_for(p.artefact, settings)):
+            self.unmade.add(str(p.artefact))
+        if why:
             self.outcome.held.append((p.artefact, why))
         return bool(why)
 
@@ -306,9 +309,13 @@ class Making:
             if (event := failures.get(p.artefact.asset)) is not None:
                 error = sentence_of(event)
                 checks = manifest.describe_failures() if manifest is not None and CHECK_FAILED in error else ""
+                waits = missing_input(event) in self.unmade
+                self.unmade.add(str(p.artefact))
                 if self.limits is not None and is_budget(event):
                     limit = self.limits.budget_usd
                     self.outcome.held.append((p.artefact, error if limit is None else BUDGET_SPENT.format(limit)))
+                elif self.limits is not None and waits:
+                    self.outcome.held.append((p.artefact, f"waits for {missing_input(event)}, which was not made"))
                 else:
                     self.outcome.failed.append(
                         (p.artefact, f"blocking check did not pass: {checks}" if checks else error)
@@ -325,6 +332,13 @@ def is_budget(event: dg.DagsterEvent) -> bool:
     """Return True if a step failed because the budget has no room for its next request."""
     failure = event.step_failure_data.user_failure_data
     return failure is not None and BUDGET in failure.metadata
+
+
+def missing_input(event: dg.DagsterEvent) -> str:
+    """Return the artefact for want of which a step failed; empty if it failed for another reason."""
+    failure = event.step_failure_data.user_failure_data
+    found = failure.metadata.get(MISSING) if failure is not None else None
+    return str(found.value) if found is not None else ""
 
 
 def sentence_of(event: dg.DagsterEvent) -> str:

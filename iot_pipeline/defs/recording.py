@@ -32,6 +32,7 @@ from iot_pipeline.machine import this_machine
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
+MISSING = "missing_input"  # metadata of a failure: what has to be made first
 BUDGET = "budget_reached"  # metadata of a failure that is no fault: the next day's budget goes on with it
 MEND = "make room or mend permissions, and run again: what is made stays"
 progress = logging.getLogger("iot_pipeline.progress")  # the command line shows its records by a handler
@@ -79,7 +80,8 @@ class Step:
             raise dg.Failure(f"{self.artefact} reads {asset}, which is not among its deps", allow_retries=False)
         manifest = self.lake.manifest(upstream)
         if manifest is None:
-            raise dg.Failure(f"{upstream} has not been made; materialise it first", allow_retries=False)
+            told = f"{upstream} has not been made; materialise it first"
+            raise dg.Failure(told, metadata={MISSING: str(upstream)}, allow_retries=False)
         if failed := manifest.describe_failures():
             raise dg.Failure(f"{upstream} did not pass: {failed}", allow_retries=False)
         if broken := self.lake.broken_lineage(upstream, self._present, self._lineage):

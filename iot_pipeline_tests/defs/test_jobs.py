@@ -187,7 +187,20 @@ def test_a_launchpad_does_not_raise_the_budget(
     monkeypatch.setenv("IOT_TEACHER_BUDGET_USD", "1")
     settings_module.settings.cache_clear()
     found = states(run("everything", budget_usd=100.0))  # two texts, two dollars
-    assert "original[10K]" in found["made"] and "paraphrased[10K]" in found["held back"]
+    assert "original[10K]" in found["made"] and found["failed"] == []
+    assert found["held back"] == ["paraphrased[10K]", "lora_checkpoint_10K[paraphrased]"]
+
+
+def test_what_waits_for_an_artefact_that_failed_is_held_back_and_no_failure(chosen: Settings, tmp_path: Path) -> None:
+    edit(tmp_path, "original", "bad")
+    result = run("everything")
+    found = states(result)
+    assert not result.success and found["failed"] == ["prompt[original]"]
+    assert found["held back"] == ["original[10K]", "lora_checkpoint_10K[original]"]
+    result = run("train_track", parts=["train_track"], tracks=["original"], force=True)
+    assert not result.success and states(result)["failed"] == [
+        "lora_checkpoint_10K[original]"
+    ]  # nothing else is to come
 
 
 def test_runs_of_a_command_are_in_the_lists_of_their_jobs_and_fail_with_it(chosen: Settings, tmp_path: Path) -> None:
