@@ -48,8 +48,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         400: "The request cannot be understood.", 401: "The token is missing or wrong.",
         403: "Another host name, or a page of another site.", 404: "No such model.",
         408: "The body arrived too slowly.", 413: "Too long, or too many flows.", 415: "Not JSON.",
-        429: "Too many flows wait; see Retry-After.", 503: "Too many requests, or the service stops.",
-        504: "No answer in time.",
+        429: "Too many flows wait; see Retry-After.", 431: "The head is too long.",
+        503: "Too many requests, or the service stops.", 504: "No answer in time.",
     }.items()
 }  # fmt: skip
 EVENTS: dict[int | str, dict[str, Any]] = {

@@ -138,7 +138,7 @@ class Guard:
             self.metrics.running.set(self._running)
 
     async def _answer(self, scope: Scope, receive: Receive, answer: Answer) -> None:
-        if refusal := self.access.refuse(scope):
+        if refusal := self._too_long(scope) or self.access.refuse(scope):
             await _drain(receive, self.limits)
             raise refusal
         if self._running > self.limits.requests:
@@ -148,6 +148,13 @@ class Guard:
             await self._run(scope, receive, answer, body)
         finally:
             self._held -= len(body)
+
+    def _too_long(self, scope: Scope) -> Refusal | None:
+        """Return the refusal of a head that is too long though it came in one piece (protocol.py sees the others)."""
+        target = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if target + sum(len(name) + len(value) for name, value in scope["headers"]) <= self.limits.header_bytes:
+            return None
+        return Refusal(431, f"a head may have {self.limits.header_bytes:,} bytes", headers={"Connection": "close"})
 
     async def _run(self, scope: Scope, receive: Receive, answer: Answer, body: bytes) -> None:
         """Run the application on a body, until it has answered, its time is over or the client has gone."""
