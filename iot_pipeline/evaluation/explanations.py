@@ -91,8 +91,9 @@ def other_of_class(labels: Sequence[str]) -> list[int]:
 def shares(items: Sequence[Item], elsewhere: Sequence[Item]) -> list[dict[str, Any]]:
     """Return the shares of true claims with interval and chance level: share, value, low, high, chance.
 
-    The interval is a bootstrap over explanations, because claims of one explanation are not independent. `elsewhere`
-    has the same explanations held against other flows; with a single flow there is no other, and no chance level.
+    The interval is a bootstrap over explanations, because claims of one explanation are not independent. Where all are
+    true, or none, resamples are alike, and the exact bound of as many trials as explanations stands in. `elsewhere` has
+    the same explanations held against other flows; with a single flow there is no other, and no chance level.
     """
     if not items:
         return []
@@ -107,6 +108,9 @@ def shares(items: Sequence[Item], elsewhere: Sequence[Item]) -> list[dict[str, A
             continue
         sums = drawn @ total
         low, high = np.quantile((drawn @ true)[sums > 0] / sums[sums > 0], [0.025, 0.975])
+        if true.sum() in (0, total.sum()):
+            bound = 0.025 ** (1 / np.count_nonzero(total))
+            low, high = (bound, 1.0) if true.sum() else (0.0, 1 - bound)
         by_chance = float(chance.sum() / trials.sum()) if len(items) > 1 and trials.sum() else None
         found.append(
             {"share": name, "value": float(true.sum() / total.sum()), "low": float(low), "high": float(high),

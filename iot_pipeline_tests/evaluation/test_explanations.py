@@ -109,7 +109,8 @@ def test_each_share_stands_beside_its_interval_and_the_level_of_another_flow_of_
     shares = {row["share"]: row for row in score_explanations(flows, written, labels, CLASSES)["shares"]}
     grounded = shares["numbers_grounded"]
     # Two of five numbers are the varied value, which no other flow has.
-    assert (grounded["value"], grounded["low"], grounded["high"], grounded["chance"]) == (1.0, 1.0, 1.0, 3 / 5)
+    assert (grounded["value"], grounded["high"], grounded["chance"]) == (1.0, 1.0, 3 / 5)
+    assert grounded["low"] == pytest.approx(0.025 ** (1 / len(flows)))  # so few explanations show little
     assert shares["values_true"]["chance"] == 2 / 3 and shares["prose_values_true"]["chance"] == 1 / 2
     assert "percentiles_true" not in shares
 
@@ -119,6 +120,9 @@ def test_an_interval_is_over_explanations_and_needs_no_second_flow() -> None:
     found = score_explanations([FLOW] * 40, [(GOOD, True), (wrong, True)] * 20, ["TCP_Flood"] * 40, CLASSES)["shares"]
     grounded = next(row for row in found if row["share"] == "numbers_grounded")
     assert grounded["value"] == 0.8 and 0.70 < grounded["low"] < 0.77 and 0.83 < grounded["high"] < 0.9
+    false = score_explanations([FLOW] * 48, [(wrong, True)] * 48, ["TCP_Flood"] * 48, CLASSES)["shares"]
+    faultless = next(row for row in false if row["share"] == "faultless")
+    assert (faultless["value"], faultless["low"]) == (0, 0) and faultless["high"] == pytest.approx(0.074, abs=0.001)
     alone = score_explanations([FLOW], [(GOOD, True)], ["TCP_Flood"], CLASSES)["shares"]
     assert {row["chance"] for row in alone} == {None}
 
