@@ -76,7 +76,7 @@ class ArtefactLog:
         self._listed: dict[str, Listed] = {}
         self._by_name: dict[str, list[int]] = {}
         self._marks: dict[tuple[str, Listed], str] = {}
-        self._at = float("-inf")
+        self._at = self._away_at = float("-inf")  # of the latest listing, and of one that failed in `check`
         self._lock = threading.RLock()
 
     # -- reading -------------------------------------------------------------------------------------------
@@ -195,8 +195,15 @@ class ArtefactLog:
             self.beats.end()
 
     def check(self, claim: Claim) -> None:
-        """Raise UserError if a lease was lost, by a listing at most CHECK_S old."""
-        if self.numbers(claim.name, CHECK_S)[-1:] > [claim.entry.number]:
+        """Raise UserError if a lease was lost, by a listing at most CHECK_S old, if the store can be reached."""
+        if self._clock() - self._away_at <= CHECK_S:
+            return
+        try:
+            numbers = self.numbers(claim.name, CHECK_S)
+        except UserError:  # a later look may reach it, and nothing is published without it
+            self._away_at = self._clock()
+            return
+        if numbers[-1:] > [claim.entry.number]:
             raise UserError(f"{self._lost_by(claim)}; stopped before it publishes anything")
 
     def set_mark(self, name: str, reason: str) -> None:

@@ -185,12 +185,12 @@ class ObjectStore:
             codes = _codes(error)
             if isinstance(error, FileNotFoundError) and not codes & NO_BUCKET and missing:
                 return
-            if isinstance(error, FileExistsError) or codes & CONFLICTS:
-                raise _Conflict from None
-            raise UserError(f"IOT_LAKE={self.address}: {_sentence(error, codes)}") from None
+            conflict = isinstance(error, FileExistsError) or codes & CONFLICTS
+            kind = _Conflict if conflict else UserError
+            raise kind(f"IOT_LAKE={self.address}: {_sentence(error, codes)}") from None
 
 
-class _Conflict(Exception):
+class _Conflict(UserError):
     """An object was there, where one was to be created."""
 
 

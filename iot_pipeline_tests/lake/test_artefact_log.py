@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake import artefact_log
-from iot_pipeline.lake.artefact_log import LEASE, ArtefactLog, BusyError
+from iot_pipeline.lake.artefact_log import CHECK_S, LEASE, ArtefactLog, BusyError
 from iot_pipeline.lake.leases import TTL_S, Owner
 from iot_pipeline.lake.object_store import Listed
 
@@ -224,6 +224,28 @@ def test_a_lease_expires_a_minute_after_the_last_sign_of_life_by_the_clock_of_th
     assert two.claim(NAME).entry.number == 2
     with pytest.raises(UserError, match="lost to host1"):
         one.publish(claim, "late")
+
+
+def test_a_store_that_is_away_for_a_moment_stops_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, asked = Memory(), list[str]()
+    one, two = (ArtefactLog(memory, owner, clock=lambda: memory.now) for owner in owners(2))
+    one.beats.threaded = two.beats.threaded = False
+    claim = one.claim(NAME)
+
+    def away(prefix: str) -> dict[str, Listed]:
+        asked.append(prefix)
+        raise UserError("the store cannot be reached")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "listing", away)
+        memory.now += CHECK_S + 1
+        for _ in range(3):
+            one.check(claim)
+        assert len(asked) == 1  # each look may take a minute to fail
+    memory.now += TTL_S
+    two.claim(NAME)
+    with pytest.raises(UserError, match="stopped before it publishes"):
+        one.check(claim)
 
 
 def test_old_entries_and_their_marks_are_removed_and_the_manifest_that_holds_stays(

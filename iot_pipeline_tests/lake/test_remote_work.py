@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,3 +62,16 @@ def test_a_fault_of_this_host_s_disk_is_told_as_one(
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=told):
         store.download("key", tmp_path / ("data" if error is not None else "file/data"))
+
+
+def test_a_conflict_where_nothing_is_created_is_a_fault_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectStore("s3://bucket/prefix")
+
+    def refuse(*_: object, **__: object) -> None:
+        error: Any = RuntimeError("a conflicting operation is in progress")
+        error.response = {"Error": {"Code": "409"}}
+        raise error
+
+    monkeypatch.setattr(store._system, "pipe_file", refuse)
+    with pytest.raises(UserError, match=r"IOT_LAKE=s3://bucket/prefix: the store failed .*conflicting"):
+        store.write("owners/one", b"")  # of the thread that renews a lease, and would end with it
