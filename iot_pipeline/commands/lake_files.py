@@ -17,7 +17,8 @@ from iot_pipeline.lake.store import SNAPSHOTS, Lake
 PREFIX = "/lake/"
 TEXTS = {".md", ".json", ".jsonl", ".csv", ".txt", ".yaml", ".log", ".tex"}
 SHOWN = {".html": "text/html", ".png": "image/png"} | dict.fromkeys(TEXTS, "text/plain")
-PRIVATE = (".sqlite", ".sqlite-wal", ".sqlite-shm", ".db")
+PRIVATE = (".sqlite", ".sqlite3", ".db", ".db3", "-wal", "-shm", "-journal")
+DATABASE = b"SQLite format 3\0"  # IOT_TEACHER_STORE may name the store of answers in any way
 MOST_LISTED = 1000
 
 
@@ -83,7 +84,18 @@ class LakeFiles:
         except (OSError, ValueError, RuntimeError):  # no file, outside of the lake, a circle of links
             return None
         hidden = any(part.startswith(".") or part.lower().endswith(PRIVATE) for part in inside)
-        return found if not hidden and (found.is_file() or found.is_dir()) else None
+        if hidden or not (found.is_dir() or (found.is_file() and not _is_database(found))):
+            return None
+        return found
+
+
+def _is_database(file: Path) -> bool:
+    """Return True for a database of SQLite, and for a file that cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(DATABASE)) == DATABASE
+    except OSError:
+        return True
 
 
 def listing(folder: Path, name: str) -> Response:

@@ -1,7 +1,9 @@
 """A real web server of the UI, asked as a browser with a page of another site would ask it."""
 
+import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.responses import PlainTextResponse
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from iot_pipeline.commands.lake_files import LakeFiles
 from iot_pipeline.commands.webserver import is_loopback
 
 QUERY = b'{"query": "{ version }"}'
@@ -136,6 +140,16 @@ def test_a_web_socket_of_its_own_page_is_opened(port: int, named: bool) -> None:
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "192.168.1.7", "localhost.example", "[::1", "my-machine"])
 def test_other_hosts_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+def test_a_store_of_answers_is_not_shown_whatever_its_name(tmp_path: Path) -> None:
+    files = LakeFiles(PlainTextResponse(""), tmp_path)
+    for name in ("answers", "mine.sqlite3", "mine.sqlite3-journal", "mine.txt"):
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as store:
+            store.execute("CREATE TABLE answers (text)")
+        assert files.find(name) is None, name
+    (tmp_path / "report.md").write_text("SQLite")
+    assert files.find("report.md") == tmp_path / "report.md"
 
 
 def test_pages_of_the_lake_are_sandboxed_and_their_lists_are_inert(port: int) -> None:
