@@ -86,7 +86,8 @@ def build_flows(
         rejected = {reason: rows for reason, rows, _, _ in found}
         say(f"{rows_in:,} rows read, {sum(rejected.values()):,} rejected; serialising distinct flows")
         if kept == 0:
-            raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
+            told = f"; most often: {place(found[0])}{remedy(found[0][0])}" if found else ""
+            raise UserError(f"no row can be used for the classes of data set {spec.name}{told}.")
         warnings = class_losses(connection, spec.label_column) if rejected else []
         for sentence in warnings:
             say(sentence)

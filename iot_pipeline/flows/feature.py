@@ -15,7 +15,7 @@ Line = Annotated[str, StringConstraints(strip_whitespace=True)]
 class Strict(BaseModel):
     """Base of all parts: a misspelt key in a YAML file is an error and never ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Scale(Strict):

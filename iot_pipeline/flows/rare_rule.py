@@ -32,10 +32,12 @@ class RareClasses(BaseModel):
 
 
 def check_classes(classes: Sequence[str], absent: Sequence[str], rule: RareClasses | None) -> list[str]:
-    """Return all class names of a spec; ValueError if one is a bare number, or rare ones become an absent class."""
+    """Return all class names of a spec; ValueError if one is a bare number or both declared and absent."""
     grouped = [rule.into] if rule is not None and rule.into is not None else []
     if bare := [name for name in [*classes, *grouped] if A_NUMBER.fullmatch(name)]:
         raise ValueError(f"class {bare[0]!r} is a number, which texts cannot tell from a value: name it in `labels`")
+    if both := [name for name in classes if name in absent]:
+        raise ValueError(f"class {both[0]!r} is an absent class too, whose rows are left out: remove it from one list")
     if set(grouped) & set(absent):
         raise ValueError(f"rare_classes: {grouped[0]} is an absent class, whose rows are left out: name another")
     return [*classes, *absent, *grouped]

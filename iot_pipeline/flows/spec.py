@@ -107,6 +107,8 @@ class DatasetSpec(Strict):
         scaled = [feature.name for feature in self.features if feature.scale is not None]
         if scaled and self.scaling == "train_pool":
             raise ValueError(f"feature {scaled[0]} has a scale: with scaling train_pool it is fitted")
+        if scaled and self.scaling == "none":
+            raise ValueError(f"feature {scaled[0]} has a scale, and scaling none says that values are raw: use given")
         check_evidence(self.expected_evidence, self.feature_names, self.classes, self.category_names)
         return self
 

@@ -127,3 +127,9 @@ def test_a_long_cell_is_shown_in_part(tmp_path: Path) -> None:
         build(tmp_path, spec, [("1", "n"), ("2", "DoS"), ("x" * 9000, "n")], 0.0)
     report = build(tmp_path, spec, [("1", "n"), ("2", "DoS"), ("3", "9" * 9000)])
     assert report.warnings[0].startswith(f"the label '{'9' * 60}' of column kind is not known")
+
+
+def test_a_table_without_a_usable_row_says_why_whatever_the_limit(tmp_path: Path) -> None:
+    spec = spec_of({"n": "Normal", "DoS": "DoS"}, '"a"')
+    with pytest.raises(UserError, match=r"no row can be used .*; most often: no finite e0 \(2 rows\), first in"):
+        build(tmp_path, spec, [("5%", "n"), ("6%", "DoS")], 1.0)

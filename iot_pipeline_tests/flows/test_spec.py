@@ -111,6 +111,10 @@ def features(*names: str) -> str:
         ("extends: farm_flow\nclasses: ['0', '1']\nlabels: {}\n", "class '0' is a number, which texts cannot tell"),
         ("extends: farm_flow\nlabels: {1: Normal, '1.0': TCP_Flood}\n", "label '1' stands there twice, with"),
         ("extends: farm_flow\nlabels: {no: Normal, yes: TCP_Flood}\n", "labels: YAML reads yes, no, .*in quotes"),
+        ("extends: farm_flow\nabsent_classes: [BotNet_DDOS, TCP_Flood]\n", "class 'TCP_Flood' is an absent class too"),
+        ("extends: farm_flow\nscaling: none\n", "has a scale, and scaling none says that values are raw"),
+        ("extends: rt_iot2022\nscaling: given\nmore_features: [{name: z, unit: '', meaning: '', scale: {kind: zscore, "
+         "mean: .nan, std: 1}}]\n", "mean: Input should be a finite number"),
         ("extends: farm_flow\nrare_classes: {then: group}\n", "rare_classes: then: group needs `into: NAME`"),
         ("extends: farm_flow\nrare_classes: {then: leave_out, into: Rare}\n", "then: leave_out has no into"),
         ("extends: farm_flow\nrare_classes: {then: group, into: BotNet_DDOS}\n", "BotNet_DDOS is an absent class"),

@@ -18,7 +18,15 @@ import pyarrow as pa
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.encodings import first_text
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
-from iot_pipeline.flows.reading.names import check_names, column_names, copies_note, repeated_key, twice, unclear_copies
+from iot_pipeline.flows.reading.names import (
+    check_names,
+    check_needed,
+    column_names,
+    copies_note,
+    repeated_key,
+    twice,
+    unclear_copies,
+)
 from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rejects import cause, commonest
 from iot_pipeline.flows.reading.rules import Part, PlainFile
@@ -66,6 +74,8 @@ def read_json_lines(given: PlainFile) -> Part:
         columns, copies = column_names(raw, rules.needed)
         check_names(name, columns)
         log = log_path(columns)
+        if raw and not log:  # a log's fields are looked for once it is joined
+            check_needed(name, columns, rules.needed, copies)
         unset = [name for name in rules.needed if log == "conn" and name in CONN_OPTIONAL and name not in columns]
         raw, columns = [*raw, *unset], [*columns, *unset]
         rows = write_query(connection, cells_query(lines, usable, raw, columns, log), file) if raw else 0

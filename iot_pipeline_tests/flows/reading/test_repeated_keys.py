@@ -49,6 +49,12 @@ def test_a_key_in_another_case_does_not_give_its_value(tmp_path: Path) -> None:
         read(tmp_path, either, RULES, "either.jsonl")
 
 
+def test_a_key_that_no_line_has_is_told_with_the_file(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({"rate": n, "note": "x"}) for n in range(40))
+    with pytest.raises(UserError, match=r"t\.jsonl lacks 1 of the columns that the data set needs: proto"):
+        read(tmp_path, lines, RULES, "t.jsonl")
+
+
 def test_a_comma_too_many_and_a_long_number_are_read_beside_a_broken_line(tmp_path: Path) -> None:
     odd = [
         '{"rate": 1, "proto": "tcp",}',
