@@ -27,8 +27,8 @@ def main() -> None:
                 {
                     "true_difference": difference,
                     "spread_of_training": luck,
-                    "first_is_better": found.count("a is better") / times,
-                    "second_is_better": found.count("b is better") / times,
+                    "first_is_better": sum(text.startswith("a is better") for text in found) / times,
+                    "second_is_better": sum(text.startswith("b is better") for text in found) / times,
                     "equivalent": found.count(EQUIVALENT) / times,
                 }
             )

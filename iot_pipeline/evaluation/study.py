@@ -90,7 +90,8 @@ def compare_seeds(
 def verdict(row: Mapping[str, Any], seeds: int) -> str:
     """Put a contrast into words.
 
-    A difference needs a corrected p below LEVEL, LEAST_SEEDS seeds, and has to exceed the spread of training.
+    A difference needs a corrected p below LEVEL, LEAST_SEEDS seeds, and has to exceed the spread of training. Where it
+    is shown to be smaller than MARGIN as well, the verdict says so.
     """
     if row["p_holm"] is None:
         return ONE_SEED
@@ -98,11 +99,13 @@ def verdict(row: Mapping[str, Any], seeds: int) -> str:
         return NOTHING_SHOWN
     if seeds < LEAST_SEEDS:
         return FEW_SEEDS
-    if row["p_holm"] >= LEVEL:
+    equivalent = row["p_equivalent"] < LEVEL
+    if row["p_holm"] >= LEVEL or (equivalent and abs(row["difference"]) <= row["spread"]):
         return EQUIVALENT
     if abs(row["difference"]) <= row["spread"]:
         return WITHIN_SPREAD
-    return f"{row['first'] if row['difference'] > 0 else row['second']} is better"
+    better = f"{row['first'] if row['difference'] > 0 else row['second']} is better"
+    return f"{better}, by less than the margin" if equivalent else better
 
 
 def stage_pairs(stages: Sequence[str], arms: Collection[str], name: str) -> list[tuple[str, str]]:

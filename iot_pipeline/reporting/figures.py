@@ -134,7 +134,7 @@ def study(found: Row) -> Any:
     near = [row for row in rows if abs(row["difference"]) <= FAR]
     edge = 1.1 * (max((abs(row[end]) for row in near for end in ("low", "high")), default=0.0) or FAR)
     for place, row in enumerate(rows):
-        told = row["verdict"].endswith("better") or row["verdict"] == EQUIVALENT
+        told = " is better" in row["verdict"] or row["verdict"] == EQUIVALENT
         colour = style.BLUE if told else style.GREY
         if row in near:
             style.interval(axes, place, row["difference"], (row["low"], row["high"]), colour, "o")

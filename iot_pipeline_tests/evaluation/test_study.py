@@ -69,6 +69,13 @@ def test_a_difference_within_the_spread_of_training_is_not_put_into_words() -> N
     assert verdict(row | {"spread": 0.003, "difference": -0.004}, 5) == "b is better"
 
 
+def test_a_difference_that_is_shown_to_be_below_the_margin_is_not_called_better_alone() -> None:
+    row = {"first": "a", "second": "b", "difference": 0.003, "spread": 0.001, "p_holm": 0.001, "p_equivalent": 0.001}
+    assert verdict(row, 5) == "a is better, by less than the margin"
+    assert verdict(row | {"spread": 0.004}, 5) == EQUIVALENT
+    assert verdict(row | {"p_equivalent": 0.9}, 5) == "a is better"
+
+
 @pytest.mark.parametrize("significant", ["p_holm", "p_equivalent"])
 def test_fewer_than_five_seeds_claim_neither_a_difference_nor_equivalence(significant: str) -> None:
     row = {"first": "a", "second": "b", "difference": 0.004, "spread": 0.001, "p_holm": 0.9, "p_equivalent": 0.9}
