@@ -290,6 +290,15 @@ def test_the_ray_cluster_is_of_the_version_that_is_installed_and_is_what_the_oth
         assert spec["rayVersion"] == version("ray")
 
 
+def test_trainings_ask_for_gpus_where_nodes_come_on_demand() -> None:
+    """A cluster that has let its nodes go has no GPU: unset, IOT_RAY_GPUS would have students train on CPUs."""
+    (cluster,) = documents(DEPLOY / "kubernetes" / "ray-cluster.yaml")
+    assert [group["minReplicas"] for group in cluster["spec"]["workerGroupSpecs"]] == [0]
+    for name in ("dagster-values", "worker-job"):
+        found = dict(environments(documents(DEPLOY / "kubernetes" / f"{name}.yaml")))
+        assert found["IOT_LAUNCHER"] == "ray" and found["IOT_RAY_GPUS"] == "1", name
+
+
 def test_all_pods_have_one_image_which_can_submit_trainings_to_ray() -> None:
     text = "".join(path.read_text() for path in FILES if path.parent.name == "kubernetes")
     (tag,) = set(re.findall(r"iot-pipeline(?::|\n +tag: \")([\w.-]+)", text))
