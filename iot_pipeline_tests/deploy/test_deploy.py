@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from iot_pipeline.settings import DESCRIPTIONS, PROFILES, PROJECT_ROOT
+from iot_pipeline.training.gpu_locks import FOLDER, SHARED
 
 DEPLOY = PROJECT_ROOT / "deploy"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.suffix == ".yaml" or path.name == "Dockerfile")
@@ -106,6 +107,17 @@ def test_compose_has_the_services_of_the_guide_and_no_key_that_compose_does_not_
         for other, how in service.get("depends_on", {}).items():
             condition = how["condition"]
             assert condition == "service_healthy" and "healthcheck" in COMPOSE["services"][other], name
+
+
+def test_containers_that_have_the_gpus_share_the_locks_of_them() -> None:
+    more = yaml.safe_load((DEPLOY / "docker-compose.gpu.yaml").read_text())
+    assert {"code", "worker"} == more["services"].keys() <= COMPOSE["services"].keys()
+    for service in more["services"].values():
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+        assert service["volumes"] == [f"gpus:/tmp/{FOLDER}"] and "gpus" in more["volumes"]
+    # A new volume has the mode of the image's folder: without the sticky bit the locks are refused.
+    assert f"mkdir --mode={SHARED:o} /tmp/{FOLDER}\n" in (DEPLOY / "Dockerfile").read_text()
 
 
 def test_the_ui_is_published_on_loopback_alone() -> None:
