@@ -43,6 +43,7 @@ QUESTION = "flow_duration: 0.125 (above, p97)\norig_pkts: 12"
 ANSWER = f"{LABEL_LINE} Port_Scanning\nANALYSIS: `orig_pkts` = 12 & no more < 2.265E-07."
 MOST_WORDS = 300  # characters of a library's error that are repeated
 LINE = re.compile(rf"^{LABEL_LINE}", re.MULTILINE)
+CLASS_LINE = re.compile(rf"^({LABEL_LINE}.*)(\n\S*)", re.MULTILINE)  # and the beginning of the next line
 # Code points that Unicode reserves for a program's internal use; an OWN that occurs in data is written as ESCAPED.
 CUT, OWN, ESCAPED = "\ufdd0\ufdd2", "\ufdd0", "\ufdd0\ufdd1"
 
@@ -232,6 +233,24 @@ def class_tokens(tokenizer: Any, classes: Sequence[str]) -> tuple[list[int], lis
     together = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*lines, strict=False))
     begun = [tokens[0] for tokens in together]
     return begun, [line[len(begun) :] for line in lines[1:]]
+
+
+def line_apart(tokenizer: Any, text: str) -> str:
+    """Mark for `encode` where a text's class line ends, if the tokenizer would join its end with what follows.
+
+    Classes are scored without what follows them, but Qwen2.5 has a token of `)` and newline, behind `DoS (slow)`.
+    """
+    line = CLASS_LINE.search(text)
+    if line is None or not _joins(tokenizer, *line.groups()):
+        return text
+    return text[: line.end(1)] + CUT + text[line.end(1) :]
+
+
+@lru_cache(maxsize=256)
+def _joins(tokenizer: Any, line: str, following: str) -> bool:
+    alone, whole, cut = encode(tokenizer, [line, line + following, line + CUT + following])
+    # SentencePiece would put a space at the cut.
+    return whole[: len(alone)] != alone and bool(tokenizer.decode(cut) == tokenizer.decode(whole))
 
 
 def prompt_text(tokenizer: Any, user: str) -> str:

@@ -11,7 +11,15 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
-from iot_pipeline.models.tokenizer import LABEL_LINE, LabelFinder, chat_texts, encode, end_of_turn, template_controls
+from iot_pipeline.models.tokenizer import (
+    LABEL_LINE,
+    LabelFinder,
+    chat_texts,
+    encode,
+    end_of_turn,
+    line_apart,
+    template_controls,
+)
 
 IGNORED = -100
 NAMED = 5  # over-long rows listed in an error
@@ -213,7 +221,7 @@ def _tokenise(pairs: list[tuple[str, str]], tokenizer: Any, end: int) -> Iterato
     """
     texts = [chat_texts(tokenizer, user, answer) for user, answer in pairs]
     head_ids = encode(tokenizer, [head for head, _tail in texts])
-    tail_ids = encode(tokenizer, [tail for _head, tail in texts])
+    tail_ids = encode(tokenizer, [line_apart(tokenizer, tail) for _head, tail in texts])
     for before, after in zip(head_ids, tail_ids, strict=True):
         last = len(after) - 1 - after[::-1].index(end)
         ids = np.array([*before, *after[: last + 1]], dtype=np.int32)

@@ -18,7 +18,7 @@ from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoSt
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
-from iot_pipeline.models.tokenizer import chat_form, encode, literal, load_tokenizer, prompt_text
+from iot_pipeline.models.tokenizer import chat_form, class_tokens, encode, literal, load_tokenizer, prompt_text
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
 from iot_pipeline.training.config import TrainConfig
@@ -57,6 +57,23 @@ def test_it_is_trained_for_a_step_and_answers(made: tuple[Family, Path], tmp_pat
     assert np.allclose(scores, [by_hand(student, text) for text in texts], atol=1e-4)
     answers = student.explain(texts, max_new_tokens=6, answers=["CLASSIFICATION: Normal"] * 6)
     assert all(text.startswith("CLASSIFICATION: Normal") for text, _ended in answers)
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama 3", "gemma 3"])
+def test_a_class_is_trained_by_the_tokens_that_it_is_scored_by(family: str, tmp_path: Path) -> None:
+    make_tokenizer(FAMILIES[family], tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    tokenizer = load_tokenizer(tmp_path)
+    names, text = ["Torii.", "Normal"], flow_texts(1)[0]
+    begun, rest = class_tokens(tokenizer, names)  # families of Qwen's rules have a token of `.` and newline
+    for name, tokens in zip(names, rest, strict=True):
+        answer = f"CLASSIFICATION: {name}\nANALYSIS: orig_pkts.\nKEY_INDICATORS: orig_pkts 1"
+        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        build_tensors([{"messages": turns}], tokenizer, 400, tmp_path / "t.safetensors")
+        ids, labels = load_tensors(tmp_path / "t.safetensors").row(0)
+        supervised = ids[labels != IGNORED].tolist()
+        assert supervised[: len(begun) + len(tokens)] == [*begun, *tokens]
+        assert tokenizer.decode(supervised, skip_special_tokens=True).strip() == answer
 
 
 def test_rows_that_would_run_into_each_other_are_not_packed(tmp_path: Path) -> None:
