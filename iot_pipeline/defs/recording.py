@@ -275,7 +275,10 @@ class LakeResource(dg.ConfigurableResource):
         try:
             lake = Lake(self.root())
             with (
-                told_to_sinks(context, settings, lake, artefact, functools.partial(note, context)) as tell,
+                # Of a lake that is named here, sinks are not told: a replay in a scratch lake is no making.
+                told_to_sinks(
+                    context, None if self.folder else settings, lake, artefact, functools.partial(note, context)
+                ) as tell,
                 lake.replacing(artefact) as folder,
             ):
                 step = Step(context, lake, settings, folder)

@@ -18,7 +18,11 @@ ADDRESS = "ui.address"  # file in the folder of a Dagster instance: URL of the U
 
 @contextmanager
 def told_to_sinks(
-    context: dg.AssetExecutionContext, chosen: Settings, lake: Lake, artefact: ArtefactId, say: Callable[[str], None]
+    context: dg.AssetExecutionContext,
+    chosen: Settings | None,
+    lake: Lake,
+    artefact: ArtefactId,
+    say: Callable[[str], None],
 ) -> Iterator[Callable[[Manifest, dict[str, Any]], None]]:
     """Tell the sinks that an artefact is being made, and what became of it at the end of the block.
 
@@ -26,7 +30,7 @@ def told_to_sinks(
 
     Args:
         context: Of the execution.
-        chosen: The present settings, which name the sinks.
+        chosen: The present settings, which name the sinks; None where none is told.
         lake: The lake.
         artefact: What is made.
         say: Receives the sentence on a sink that is down.
@@ -34,7 +38,7 @@ def told_to_sinks(
     Raises:
         UserError: The library of a sink is missing.
     """
-    sinks = open_sinks(chosen) if lake.root == chosen.lake_path else []  # a replay in a scratch lake is no making
+    sinks = open_sinks(chosen) if chosen is not None else []
     if not sinks:
         yield lambda manifest, metadata: None
         return

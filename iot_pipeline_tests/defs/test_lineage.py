@@ -330,6 +330,8 @@ def test_replays_come_out_equal_to_the_byte_without_a_request(
     copy: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("iot_pipeline.teacher_factory.embedded_server", None)  # nobody is there to be asked
+    monkeypatch.setenv("IOT_OPENLINEAGE_URL", "https://told.example")
+    monkeypatch.setattr("iot_pipeline.defs.sinks.open_sinks", lambda _: pytest.fail("a sink was told of a replay"))
     before = {path: path.stat().st_mtime_ns for path in copy.root.rglob("*") if path.is_file()}
     names = ["flows", "paraphrased[10K]", "cost_report"]
     code = replay_command.show(replay_command.replayed(defs(), settings(), names), as_json=True)
