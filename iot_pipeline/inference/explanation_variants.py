@@ -168,15 +168,20 @@ class Writing:
         ids, mask = left_padded(rows, self.student.pad)
         more = {"prompt_lookup_num_tokens": LOOKED_UP} if way.lookup else {}
         more |= {} if way.stop else {"min_new_tokens": tokens}
-        made = model.generate(
-            input_ids=ids.to(self.student.device),
-            attention_mask=mask.to(self.student.device),
-            max_new_tokens=tokens,
-            do_sample=False,
-            eos_token_id=end_of_turn(self.student.tokenizer),
-            pad_token_id=self.student.pad,
-            **more,
-        )
+        try:
+            made = model.generate(
+                input_ids=ids.to(self.student.device),
+                attention_mask=mask.to(self.student.device),
+                max_new_tokens=tokens,
+                do_sample=False,
+                eos_token_id=end_of_turn(self.student.tokenizer),
+                pad_token_id=self.student.pad,
+                **more,
+            )
+        except ValueError as error:  # of Qwen3.5, whose state cannot go back to the last right token
+            if not way.lookup:
+                raise
+            raise NotHere(f"transformers does not speculate with this base: {in_one_line(error)}") from error
         return self._cut(made[:, ids.shape[1] :].tolist())
 
     def _continuously(self, model: Any, rows: list[list[int]], tokens: int) -> list[list[int]]:

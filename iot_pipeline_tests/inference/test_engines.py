@@ -219,6 +219,14 @@ def test_a_way_that_would_take_too_long_leaves_the_student_as_it_was(student: St
     assert before != "eager" and student.model.config._attn_implementation == before
 
 
+def test_a_base_that_cannot_speculate_is_measured_otherwise(tmp_path: Path) -> None:
+    family = next(family for name, family in families.FAMILIES.items() if name.startswith("qwen3.5"))
+    student = Student.load(families.make_base(family, tmp_path / "base"), None, device="cpu", threads=1)
+    writing = Writing(student, lambda _dtype: student, flow_texts(1), CLASSES, "cpu", 1, 60.0, lambda _told: None)
+    guessed, plain = writing.measure([Way("a", OURS, 1, 4, stop=True, lookup=True), Way("b", OURS, 1, 4, stop=True)])
+    assert plain["run"] and not guessed["run"] and "does not speculate with this base" in guessed["reason"]
+
+
 def test_a_cards_first_call_does_not_count_in_what_a_way_would_take(
     student: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
