@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,7 @@ LOCKS, VERIFIED, STALE = ".locks", ".verified", ".stale"
 SNAPSHOTS = "prompts"  # every prompt that was ever used, as <sha256>.md
 MOST_BYTES = 100_000_000  # of a manifest; that of 10,000 files has 2 MB
 LARGE_BYTES = 10_000_000  # of a source: from here on, hashing takes longer than looking up a known hash
+SWAP_LOOKS, SWAP_S = 50, 0.01  # a swap is two renames
 FOLLOWS = "follows from "  # how the reason of an artefact begins that another one makes stale
 
 
@@ -93,14 +95,23 @@ class Lake:
         if self.remote:
             if not self.remote.sync(artefact.file_name, folder):
                 return None
-        elif not self.read_only and not folder.exists() and retired(folder).exists():
-            with contextlib.suppress(UserError), self._only_writer(artefact):
-                self._recover(folder)
+        else:
+            self._await_swap(artefact, folder)
         path = folder / MANIFEST
         manifest = read_manifest(path) if path.is_file() else None
         if manifest is None or (manifest.asset, manifest.partition) != (artefact.asset, artefact.partition):
             return None  # the folder of `original[10K]` held `original[10K|original]` until November 2026
         return manifest
+
+    def _await_swap(self, artefact: ArtefactId, folder: Path) -> None:
+        """Undo a swap that was killed between its two renames, or wait for the end of one that is going on."""
+        for _ in range(SWAP_LOOKS):
+            if folder.exists() or not retired(folder).exists():
+                return
+            if not self.read_only:
+                with contextlib.suppress(UserError), self._only_writer(artefact):
+                    return self._recover(folder)
+            time.sleep(SWAP_S)
 
     def altered(self, artefact: ArtefactId, manifest: Manifest) -> list[str]:
         """List the changes to an artefact since it was built, in manifest and files, one sentence each."""

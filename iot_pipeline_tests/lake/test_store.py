@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,26 @@ def test_a_kill_between_the_two_renames_is_undone(tmp_path: Path) -> None:
     os.rename(lake.folder(A), tmp_path / ".a.retired")
     assert lake.manifest(A) is not None
     assert (lake.folder(A) / "data.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_reader_between_the_two_renames_finds_the_artefact(
+    read_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, reader, rename, found = Lake(tmp_path), Lake(tmp_path, read_only), os.rename, list[Manifest | None]()
+    make(lake, A, "old")
+    thread = threading.Thread(target=lambda: found.append(reader.manifest(A)))
+
+    def slowly(source: Path, target: Path) -> None:
+        rename(source, target)
+        if source == lake.place(A):  # the old folder has gone, the new one is to come
+            thread.start()
+            time.sleep(0.05)
+
+    monkeypatch.setattr(os, "rename", slowly)
+    made = make(lake, A, "new")
+    thread.join()
+    assert [one.data_version if one else None for one in found] == [made.data_version]
 
 
 def test_unfinished_folders_are_no_artefacts(tmp_path: Path) -> None:
