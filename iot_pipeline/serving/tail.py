@@ -69,12 +69,14 @@ class Tail:
     def position(self) -> dict[str, Any]:
         """Return the place behind the last complete line that was read.
 
-        Before the first one the file is known again by its number, and by what was seen of that line.
+        Before the first one the file is known again by its number, and by what was seen of that line; behind it by its
+        number only among files that have the same bytes there, such as an equal header.
         """
-        place = {"offset": self._offset - len(self._rest), "mark": self._mark.hex()}
-        if self._mark or self._handle is None:
+        place: dict[str, Any] = {"offset": self._offset - len(self._rest), "mark": self._mark.hex()}
+        if self._handle is None:
             return place
-        return place | {"file": os.fstat(self._handle.fileno()).st_ino, "seen": self._rest[:MARK].hex()}
+        place["file"] = os.fstat(self._handle.fileno()).st_ino
+        return place if self._mark else place | {"seen": self._rest[:MARK].hex()}
 
     def read(self, most: int) -> list[bytes]:
         """Return up to about `most` bytes of further lines, without their ends; [] if there are none now."""
@@ -165,13 +167,16 @@ class Tail:
     def _unread(self) -> list[IO[bytes]]:
         """Return the files to be read after the present one, oldest first: of the queue, and others beside the log.
 
-        Packed ones beside it are left out: the time of one that was packed anew may be later than that of its lines.
+        Packed ones beside it are told and left out: one that was read may have been packed anew, later than the others.
         """
         assert self._handle is not None
         known = [os.fstat(one.fileno()) for one in (self._handle, *self._queue)]
         mark, place, beside = self._mark, self._offset - len(self._rest), list[IO[bytes]]()
         for path in filter(self._is_numbered, self._siblings()):
-            if path.suffix == ".gz" or written_at(path) <= known[0].st_mtime or (mark and holds(path, mark, place)):
+            if written_at(path) <= known[0].st_mtime or (mark and holds(path, mark, place)):
+                continue
+            if path.suffix == ".gz":
+                self._note(f"{path.name} is packed: if it was rotated before it was read, its lines are missing")
                 continue
             if (one := opened_if_there(path)) is None:
                 continue
@@ -211,7 +216,7 @@ class Tail:
         mark, offset = bytes.fromhex(position["mark"]), int(position["offset"])
         if not mark and "file" not in position:  # there was none
             return
-        found = self._find(mark, offset) if mark else self._find_begun(position)
+        found = self._find(mark, offset, position.get("file")) if mark else self._find_begun(position)
         if found is None:
             self._note(
                 f"{self.path.name} was replaced and what was read of it is no longer beside it: lines that came "
@@ -241,9 +246,10 @@ class Tail:
         others = [path for path in there if path != self.path]
         return others[0] if seen and len(others) == 1 else None
 
-    def _find(self, mark: bytes, offset: int) -> Path | None:
-        """Return the file, at the path or beside it, that has these bytes before an offset."""
-        return next((path for path in [self.path, *self._siblings()] if holds(path, mark, offset)), None)
+    def _find(self, mark: bytes, offset: int, number: int | None = None) -> Path | None:
+        """Return the file, at the path or beside it, that has these bytes before an offset; of several that number."""
+        there = sorted([self.path, *self._siblings()], key=lambda path: number is None or numbered(path) != number)
+        return next((path for path in there if holds(path, mark, offset)), None)
 
     def _siblings(self) -> list[Path]:
         """Return the rotated files of this log, the newest first: conn.log.1, conn.log.2.gz, conn.2026-01-01.log.
@@ -281,10 +287,10 @@ def numbered(path: Path) -> int:
 def opened(path: Path) -> IO[bytes]:
     """Open a file, unpacked if it is a gz."""
     handle = path.open("rb")
-    if handle.read(2) == b"\x1f\x8b":
+    # `pread` leaves nothing in the buffer: a file of the queue may be truncated before it is read.
+    if os.pread(handle.fileno(), 2, 0) == b"\x1f\x8b":
         handle.close()
         return gzip.open(path)  # type: ignore[return-value]
-    handle.seek(0)
     return handle
 
 

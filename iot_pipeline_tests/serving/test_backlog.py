@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +47,47 @@ def test_a_log_that_is_rotated_twice_while_its_lines_are_answered_is_read_whole(
         handle.write(b"eight 8\n")
     found += all_lines(reader, 8 - len(found), seconds=2)
     assert found == [b"one 1", b"two 2", b"three 3", b"four 4", b"five 5", b"six 6", b"seven 7", b"eight 8"]
+    assert notes == []
+
+
+def test_a_log_of_which_the_header_alone_was_read_is_told_from_one_with_the_same_header(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(b"a,b\n")
+    reader = Tail(path, None, notes.append)
+    assert reader.read(1 << 20) == [b"a,b"]
+    with path.open("ab") as handle:
+        handle.write(b"1,2\n")
+    rotate_by_name(path)
+    time.sleep(0.02)
+    path.write_bytes(b"a,b\n3,4\n")
+    later = Tail(path, reader.position(), notes.append)
+    assert all_lines(later, 3, seconds=2) == [b"1,2", b"a,b", b"3,4"] and notes == []
+
+
+def test_a_log_that_was_packed_before_it_was_seen_is_told(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(b"one 1\ntwo 2\n")
+    reader = Tail(path, None, notes.append)
+    found = reader.read(6)
+    path.rename(tmp_path / "x.log.2")
+    time.sleep(0.02)
+    (tmp_path / "x.log.1.gz").write_bytes(gzip.compress(b"three 3\n"))
+    path.write_bytes(b"four 4\n")
+    assert [*found, *all_lines(reader, 2, seconds=2)] == [b"one 1", b"two 2", b"four 4"]
+    assert notes == ["x.log.1.gz is packed: if it was rotated before it was read, its lines are missing"]
+
+
+def test_a_log_that_is_copied_and_truncated_again_while_its_copy_is_read_comes_once(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(b"one 1\ntwo 2\n")
+    reader = Tail(path, None, notes.append)
+    found = reader.read(6)
+    for number, text in ((2, b"three 3\n"), (1, b"four 4\n")):
+        shutil.copy(path, tmp_path / f"x.log.{number}")
+        path.write_bytes(text)
+        found += reader.read(1)  # the first time of the copy, with the log open behind it
+        time.sleep(0.02)
+    assert [*found, *all_lines(reader, 3, seconds=2)] == [b"one 1", b"two 2", b"three 3", b"four 4"]
     assert notes == []
 
 
