@@ -15,7 +15,7 @@ from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.defs.jobs import Making, config_of
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.settings import Settings, settings
+from iot_pipeline.settings import Settings, load_settings, settings
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, store_of
 from iot_pipeline.vocabulary import TRACKS, ZERO_SHOT
@@ -89,7 +89,7 @@ def nightly(chosen: Settings) -> dg.ScheduleDefinition:
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         try:
-            chosen = settings()
+            chosen = load_settings()  # as `.env` is now: the code location may have been loaded weeks ago
             if not Lake(chosen.lake_path, read_only=True).artefacts():
                 return dg.SkipReason("the lake is empty: start with `iot-pipeline run` or the job `everything`")
             filters = dg.RunsFilter(tags={CAUSE_TAG: "schedule"}, statuses=UNFINISHED)
@@ -121,7 +121,7 @@ def prompt_files(chosen: Settings) -> dg.SensorDefinition:
         first run. An unreadable file does not stop the other prompts; a tick that requests nothing says why.
         """
         try:
-            chosen = settings()
+            chosen = load_settings()
             waiting, edited, told = edits(chosen, json.loads(context.cursor or "{}"))
             if not edited:
                 reason = "; ".join(told) or "every prompt equals its snapshot"

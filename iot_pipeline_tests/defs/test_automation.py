@@ -231,6 +231,22 @@ def test_a_prompt_that_was_edited_asks_for_its_track_and_the_reports_within_the_
     assert making(asked)["prompts"] == ["original", "paraphrased"] and making(asked)["budget_usd"] == 0.25
 
 
+def test_a_tick_reads_the_file_of_settings_as_it_is_now(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "settings.env"
+    monkeypatch.setenv("IOT_ENV_FILE", str(file))
+    monkeypatch.setenv("IOT_TEACHER", "openai")
+    file.write_text("IOT_SCHEDULE_BUDGET_USD=3\nIOT_SCHEDULE_TRAINING=true\n")
+    settings_module.settings.cache_clear()
+    assert settings_module.settings().run.schedule_budget_usd == 3  # as the code location was loaded with `ui`
+    file.write_text("IOT_SCHEDULE_BUDGET_USD=0.5\n")
+    edit(prompts / "paraphrased.md")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        for asked in (tick_of_schedule(instance).run_requests[0], tick_of_sensor(None).run_requests[0]):
+            assert making(asked)["budget_usd"] == 0.5 and "train_track" not in making(asked)["parts"]
+
+
 def test_a_day_s_budget_counts_from_midnight_and_never_passes_the_whole(tmp_path: Path) -> None:
     def limit(**changed: str) -> float | None:
         given = {"IOT_LAKE": str(tmp_path), "IOT_TEACHER": "openai", "IOT_SCHEDULE_BUDGET_USD": "1", **changed}
