@@ -245,7 +245,7 @@ def with_texts(rules: ReadingRules, parts: Sequence[Part]) -> ReadingRules:
 def local_files(source: str, without: Sequence[Path] = ()) -> list[Path]:
     """Return the files of `source` on this machine, but for `without`: those of its parts that are not URLs."""
     parts = [part for part in source.split(",") if part.strip() and not is_url(part)]
-    return find_files(",".join(parts), without=without) if parts else []
+    return find_files(source, without=without) if parts else []
 
 
 def matching(part: str) -> list[str]:
@@ -271,7 +271,7 @@ def find_files(
 
     Args:
         source: Paths, URLs and globs, with commas.
-        folder: Folder for downloads.
+        folder: Folder for downloads; None: URLs are passed over.
         urls: Receives the URL of each downloaded file.
         without: Files and folders that a glob may match and that are none of the source.
 
@@ -283,8 +283,8 @@ def find_files(
     for part in (piece.strip() for piece in source.split(",")):
         if not part:
             continue
-        if is_url(part) and folder is not None:
-            fetched = dict(fetch(part, folder))
+        if is_url(part):
+            fetched = dict(fetch(part, folder)) if folder is not None else {}
             found.extend(fetched)
             if urls is not None:
                 urls.update(fetched)

@@ -21,6 +21,7 @@ from iot_pipeline.commands.datasets import check
 from iot_pipeline.commands.doctor import _source, told_settings
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import hide, without_credentials
+from iot_pipeline.flows.source import local_files
 from iot_pipeline.settings import PROJECT_ROOT, load_settings
 from iot_pipeline.simulator.simulate import simulate_farm_flow
 from iot_pipeline_tests.loopback import Handler, listening
@@ -144,3 +145,10 @@ def test_a_message_hides_parts_of_an_address_too() -> None:
     assert hide("bad user ann@x, password s3cret, sig abcdef=", url) == (
         "bad user [hidden], password [hidden], sig [hidden]"
     )
+
+
+def test_the_rest_of_an_address_behind_a_comma_is_not_told(tmp_path: Path) -> None:
+    for source in ("https://h/a,b.csv?sig=hush", f"{tmp_path},https://h/a,b.csv?sig=hush"):
+        with pytest.raises(UserError, match=r"what follows the comma after a URL .*: write %2C") as told:
+            local_files(source)
+        assert "hush" not in str(told.value)

@@ -53,7 +53,7 @@ def read_files(step: Step, source: str, out: Path) -> None:
     if by_publisher:
         publisher_split(step.spec)  # an error before anything is read
     local = ",".join(part for part in source.split(",") if not is_url(part))
-    files = local_files(local)
+    files = local_files(source)
     if local:
         step.listing(local, files)
     for file in files:
