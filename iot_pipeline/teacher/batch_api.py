@@ -31,6 +31,7 @@ T = TypeVar("T")
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 TOKEN = "iot_pipeline"  # metadata entry by which a batch is recognised
 TRANSIENT = (408, 409, 429)
+CLOCKS_DIFFER_S = 86_400.0  # the server's and ours, at most
 PAGE, MOST_PAGES = 100, 1000  # batches per page of a list, pages that are searched
 SLOWEST, UNHURRIED_S = 1000, 60.0  # bytes a second of a body that does not drip; wait where the client names none
 MOST_BYTES = 16 * 1024 * 1024  # of a body other than a file, such as a list of batches
@@ -202,8 +203,8 @@ class BatchApi:
                 for batch in page.data:
                     if (batch.metadata or {}).get(TOKEN) == token:
                         return batch.id
-                    # Newest first; an hour is allowed for clocks that differ.
-                    if batch.created_at is not None and batch.created_at < since - 3600:
+                    # Newest first. A clock may be wrong by a time zone: a batch that is not found is paid for again.
+                    if batch.created_at is not None and batch.created_at < since - CLOCKS_DIFFER_S:
                         return None
                 last = page.data[-1].id if page.data else None
                 if not page.has_more or last is None or after.get("after") == last:

@@ -13,14 +13,13 @@ from iot_pipeline.teacher.http import ChatClient, open_chat_client
 from iot_pipeline.teacher.replies import reply_bytes
 from iot_pipeline.teacher.reply import Reply
 from iot_pipeline.teacher.request import Request
-from iot_pipeline.teacher.retry import AdaptiveLimiter, RetryState, backoff_s
+from iot_pipeline.teacher.retry import LOOK_EVERY_S, AdaptiveLimiter, RetryState, backoff_s
 from iot_pipeline.teacher.session import CLAIM_AT_ONCE, LOOK_UP_AT_ONCE, SAVE_EVERY_S, Session, in_parts
 from iot_pipeline.teacher.store.store import Attempt, Reservation
 from iot_pipeline.teacher.tokens import safe_tokens
 
 # A transaction takes 0.4 ms: at 500 requests a second, one for each would take a fifth of a core.
 RESERVE_EVERY_S = 0.004
-LOOK_EVERY_S = 1.0  # interval of checks for a stop, while waiting
 
 
 async def run(session: Session, requests: Iterable[Request]) -> None:
@@ -42,7 +41,7 @@ class Sender:
 
     def __init__(self, session: Session, client: ChatClient) -> None:
         self.session, self.client, self.config = session, client, session.config
-        self.limiter = AdaptiveLimiter(session.config.concurrency)
+        self.limiter = AdaptiveLimiter(session.config.concurrency, lambda: session.stop is not None)
         self.budget = BudgetReserver(session)
         self.tasks: set[asyncio.Task[None]] = set()
         # More than may be in flight: a slot is reused while its former reply is checked or a back-off lasts.

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ SEED_STEP = 1_000_003
 MAX_BACKOFF_S = 30.0
 BREAKER_WINDOW = 100
 BREAKER_MINIMUM = 20
+LOOK_EVERY_S = 1.0  # interval of checks for a stop, while waiting
 FRUITLESS_S = 600.0  # longer than any per-minute limit lasts
 
 
@@ -91,11 +92,11 @@ class AdaptiveLimiter:
     """Adaptive limit of requests in flight: halved when the server throttles, raised after successes.
 
     It grows fast to half of its value before throttling began, and from there by one per round. `async with` waits for
-    a slot and for the end of a pause.
+    a slot and for the end of a pause, which a session that has `stopped` does not wait for.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, stopped: Callable[[], bool] = lambda: False) -> None:
+        self.most, self.stopped = most, stopped
         self.limit = float(most)
         self.in_flight = 0
         self._not_before = 0.0
@@ -107,8 +108,8 @@ class AdaptiveLimiter:
     async def __aenter__(self) -> None:
         while True:
             pause = self._not_before - time.monotonic()
-            if pause > 0:
-                await asyncio.sleep(pause)
+            if pause > 0 and not self.stopped():
+                await asyncio.sleep(min(pause, LOOK_EVERY_S))
             elif self.in_flight < max(1, int(self.limit)):
                 self.in_flight += 1
                 return

@@ -136,7 +136,7 @@ def test_lines_that_wait_for_room_in_the_queue_are_asked_by_nobody_else(tmp_path
     assert found == [set()] * 5
 
 
-def test_a_batch_that_appears_late_is_waited_for_however_long_its_file_was_uploaded(tmp_path: Path) -> None:
+def test_a_batch_that_appears_late_is_found_however_long_its_upload_took_and_whatever_the_clock(tmp_path: Path) -> None:
     requests, lists, sent = make_requests(2), list[str](), list[bytes]()
     with Store(tmp_path / "t") as store:
         table = BatchTable(store)
@@ -146,6 +146,7 @@ def test_a_batch_that_appears_late_is_waited_for_however_long_its_file_was_uploa
         with store.transaction() as db:
             db.exec_driver_sql("UPDATE batches SET planned_at = planned_at - 600")
     late = {"id": "b", "status": "completed", "output_file_id": "f", "metadata": {"iot_pipeline": batch.token}}
+    newer = {"id": "c", "status": "in_progress", "created_at": time.time() - 6 * 3600}  # this clock is hours ahead
 
     def answer(method: str, path: str, body: bytes) -> Said:
         if path == "/v1/files":
@@ -154,7 +155,7 @@ def test_a_batch_that_appears_late_is_waited_for_however_long_its_file_was_uploa
             return 200, b"".join(result({"custom_id": request.key}) for request in requests), {}
         if path.startswith("/v1/batches?"):
             lists.append(path)
-            return said({"data": [late] if len(lists) > 1 else []})
+            return said({"data": [newer, late] if len(lists) > 1 else []})
         return said(late)
 
     with serving(answer) as base_url:

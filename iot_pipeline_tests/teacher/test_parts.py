@@ -117,6 +117,23 @@ def test_limiter_grows_fast_to_half_of_what_was_too_much(monkeypatch: pytest.Mon
     assert 32.9 < limiter.limit < 33.1
 
 
+def test_a_pause_that_a_server_asks_for_ends_with_the_session() -> None:
+    stopped = False
+
+    async def wait() -> float:
+        nonlocal stopped
+        limiter, begun = AdaptiveLimiter(4, lambda: stopped), time.monotonic()
+        limiter.on_throttled(300.0)
+        task = asyncio.create_task(limiter.__aenter__())
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        stopped = True
+        await asyncio.wait_for(task, 5.0)
+        return time.monotonic() - begun
+
+    assert asyncio.run(wait()) < 5.0
+
+
 def test_breaker_trips_where_nothing_is_ever_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     breaker, now = Breaker(), time.monotonic()
     for _ in range(50):
