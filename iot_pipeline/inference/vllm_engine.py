@@ -136,7 +136,7 @@ class VllmStudent:
             UserError: Grounded or guided decoding is asked for.
         """
         if grounded_in is not None or guided_by is not None:
-            raise UserError("vllm holds no answer to its flow: set IOT_DECODING=free or IOT_INFERENCE=reference")
+            raise UserError("vllm holds no answer to its flow: set IOT_DECODING=free, or leave IOT_RAY_ENGINE unset")
         heads = list(answers) if answers is not None else [""] * len(prompts)
         begun = encode(self.tokenizer, [literal(self.tokenizer, head) for head in heads])
         rows = [prompt + head for prompt, head in zip(self._prompts(prompts), begun, strict=True)]
