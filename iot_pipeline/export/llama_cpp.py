@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,9 +118,14 @@ def serving(model: Path, context: int, threads: int) -> Iterator[Engine]:
 
 
 def _announced(process: subprocess.Popen[str]) -> str | None:
-    """Return the address that the child prints, None if it ends before."""
+    """Return the address that the child prints; None if it ends before, or takes longer than START_S."""
     assert process.stdout is not None
-    return next((line.split()[1] for line in process.stdout if line.startswith("URL ")), None)
+    late = threading.Timer(START_S, process.kill)
+    late.start()
+    try:
+        return next((line.split()[1] for line in process.stdout if line.startswith("URL ")), None)
+    finally:
+        late.cancel()
 
 
 def _healthy(url: str, process: subprocess.Popen[str]) -> bool:
