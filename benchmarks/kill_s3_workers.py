@@ -54,6 +54,8 @@ class Trial:
     held: dict[str, float] = field(default_factory=dict)  # `host artefact` -> seconds that its lease outlived the kill
     broken: list[str] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)  # last lines of workers that failed
+    finished: dict[int, set[int]] = field(default_factory=dict)  # seed -> workers whose job with it is done
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -163,9 +165,18 @@ def work(trial: Trial, worker: int, seed: int) -> None:
             if code != 0 or last:
                 trial.ends.append(code)
                 print(f"{host} ended with {code}", flush=True)
+            if code != 0 and not trial.alone:
+                trial.told.append(f"{host}: {(trial.folder / f'{host}.txt').read_text()[-600:]}")
             if last:
                 return
-            if trial.seed == running:  # done before the kills are: begin again
+            if code != 0:
+                continue
+            trial.finished.setdefault(running, set()).add(worker)
+        # Done before the kills are: begin again, once the other is done too. Two seeds would undo each other's work.
+        while trial.finished[running] < {0, 1} and len(trial.killed) < trial.kills:
+            time.sleep(0.5)
+        with trial.lock:
+            if trial.seed == running and trial.finished[running] == {0, 1}:
                 trial.seed += 1
 
 
@@ -210,6 +221,7 @@ def counted(trial: Trial, server: Server) -> dict[str, Any]:
         "between_seconds": list(trial.between),
         "seeds": trial.seed - 2026,
         "last_exit_codes": trial.ends,
+        "failures": trial.told,
         "manifests": sum(made.values()),
         "made_twice_of_the_same": [name for name, count in made.items() if count > 1],
         "lease_entries": leases,
@@ -235,6 +247,7 @@ def counted_job(trial: Trial, url: str) -> dict[str, Any]:
     return {
         "third_host_states": dict(Counter(row["state"] for row in json.loads(told.stdout))),
         "verify_exit": verified.returncode,
+        "verify_told": verified.stdout[-1500:] if verified.returncode else "",
         "answers": answers,
         "requests_answered_twice": repeated,
     }
