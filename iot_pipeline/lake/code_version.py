@@ -56,6 +56,7 @@ PLUMBING = tuple(
         "training.launch",
         "training.local_ray",
         "training.ranks",
+        "training.ray_guard",
         "training.reporter",
     )
 )

@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import secrets
-import shutil
 import signal
 import sys
 import tempfile
@@ -20,9 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from iot_pipeline.errors import UserError
+from iot_pipeline.training.ray_guard import end_processes, ended_with_starter
 
 # With the first a node's own address is 127.0.0.1 on Linux too, and Ray's servers listen there. Ray gives workers a
 # niceness of 15, with which they would wait for everything else here. The last ones are for a machine that others keep
@@ -64,8 +62,7 @@ def local_ray(
         import ray
 
         folder = tempfile.mkdtemp(prefix="iot_ray_", dir=_short())
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.callback(_end_processes, folder)
+        stack.enter_context(ended_with_starter(folder))
         stack.callback(ray.shutdown)
 
         def start() -> Any:
@@ -85,7 +82,7 @@ def local_ray(
                 context = start()
             except Exception:  # a machine that others keep busy: Ray gives a node 30 s to start
                 ray.shutdown()
-                _end_processes(folder)
+                end_processes(folder)  # Ray leaves those of a start that failed
                 context = start()
         yield f"http://{context.dashboard_url}" if dashboard else ""
 
@@ -148,14 +145,6 @@ def _short() -> str:
     """Return a folder for Ray's sockets, whose paths may have 107 characters: 80 of them are Ray's."""
     folder = tempfile.gettempdir()
     return folder if len(folder) <= 15 or not Path("/tmp").is_dir() else "/tmp"
-
-
-def _end_processes(folder: str) -> None:
-    """End the processes under this one whose files are in a folder: Ray leaves those of a start that failed."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if folder in " ".join(process.cmdline()):
-                process.kill()
 
 
 @contextlib.contextmanager

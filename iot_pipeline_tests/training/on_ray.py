@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,7 @@ class Started:
     process: subprocess.Popen[bytes]
     mark: str
     output: Path
+    seen: set[psutil.Process] = field(default_factory=set)
 
     def wait(self) -> str:
         """Wait for its end; return its output."""
@@ -90,8 +91,15 @@ class Started:
         return self.output.read_text()
 
     def others(self) -> list[psutil.Process]:
-        """Its processes, but for the one that was started."""
-        return [process for process in marked(self.mark) if process.pid != self.process.pid]
+        """Its processes, but for the one that was started.
+
+        Ray's agents write titles over their environments, and with them over the mark: they are found as children of
+        others, and remembered, since these may end before.
+        """
+        for process in marked(self.mark):
+            with contextlib.suppress(psutil.Error):
+                self.seen |= {process, *process.children(recursive=True)}
+        return [process for process in self.seen if process.pid != self.process.pid and is_alive(process)]
 
 
 def start(config: TrainConfig, workers: int, options: RayOptions | None = None) -> Started:
@@ -120,6 +128,13 @@ def started_cluster(cpus: int) -> Iterator[tuple[str, str]]:
         process.wait(60)
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Return True if a process runs."""
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def marked(mark: str) -> list[psutil.Process]:
     """Find the live processes of a mark."""
     found = []
@@ -142,6 +157,7 @@ def until(reached: Callable[[], object], started: Started) -> None:
         assert started.process.poll() is None, f"it ended before: {started.output.read_text()[-2000:]}"
         assert time.monotonic() < deadline, "never reached"
         time.sleep(0.01)
+    started.others()
 
 
 def seconds_to_vanish(found: Callable[[], list[psutil.Process]], within: float) -> float | None:
