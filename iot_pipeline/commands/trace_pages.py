@@ -24,7 +24,7 @@ from iot_pipeline.errors import UserError, printable
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.lineage.chain import chain_of
 from iot_pipeline.lineage.training_row import list_rows, trace_row
-from iot_pipeline.settings import settings
+from iot_pipeline.settings import load_settings, settings
 from iot_pipeline.teacher_factory import store_of
 
 SHOWN_ROWS, SHOWN_SIGNS = 50, 160
@@ -65,7 +65,8 @@ class TracePages:
         manifest = self.lake.manifest(artefact) if artefact else None
         if artefact is None or manifest is None:
             raise UserError("There is no such artefact in the lake; the UI's assets have links to those that are.")
-        broken = self.lake.broken_lineage(artefact, present_value(self.lake, settings()))
+        # Settings as `.env` is now: those of this process are of when the UI was opened.
+        broken = self.lake.broken_lineage(artefact, present_value(self.lake, load_settings()))
         state = f'<strong class="warn">Stale.</strong> {html.escape(printable(broken))}.' if broken else (
             "<strong>Fresh.</strong> It follows from its inputs, settings, prompts and files as they are now."
         )  # fmt: skip

@@ -68,6 +68,16 @@ def test_report_and_pages_are_html_without_a_parse_error(lake: Lake) -> None:
         strict('<!doctype html><html lang="en"><title>x</title><p>a<div>b</div></p>')
 
 
+def test_a_page_compares_with_the_file_of_settings_as_it_is_now(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = trace_url(ArtefactId("original", "10K"))
+    assert "Fresh." in get(lake, address)[2]
+    (tmp_path / "settings.env").write_text("IOT_EXPLANATION_WORDS=50\n")
+    monkeypatch.setenv("IOT_ENV_FILE", str(tmp_path / "settings.env"))  # the server has loaded the settings before
+    assert "setting explanation_words changed" in get(lake, address)[2]
+
+
 def test_a_row_s_page_tells_its_prompt_and_its_cost(lake: Lake) -> None:
     _, _, page = get(lake, rows_url("paraphrased", "10K") + "17")
     text = html.unescape(page)
