@@ -20,7 +20,8 @@ LARGEST_ALPHA = 1e6
 # Of peft's settings: they change scale, layers or code of an adapter whose tensors look the same.
 NEVER_SET = (
     "alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "lora_bias", "modules_to_save", "layers_to_transform",
-    "trainable_token_indices", "megatron_config", "auto_map",
+    "trainable_token_indices", "megatron_config", "auto_map", "arrow_config", "kasa_config", "monteclora_config",
+    "velora_config", "use_qalora", "layer_replication", "target_parameters",
 )  # fmt: skip
 SCALED = (  # Gemma 2, Granite, Cohere; RecurrentGemma, xLSTM, Falcon H1
     "final_logit_softcapping", "logits_scaling", "logit_scale",
@@ -263,7 +264,9 @@ def check_adapter_settings(folder: Path) -> None:
     for name, value in {"peft_type": "LORA", "task_type": "CAUSAL_LM"}.items():
         if told.get(name) != value:
             raise UserError(f"{path}: {name} is {told.get(name)!r} in place of {value}; {mend}")
-    if strange := [name for name in NEVER_SET if told.get(name)]:
+    # Others than the usual one (`pissa`, `olora`) change the base's own weights, as peft loads the adapter too.
+    initial = [] if told.get("init_lora_weights", True) is True else ["init_lora_weights"]
+    if strange := [name for name in NEVER_SET if told.get(name)] + initial:
         raise UserError(f"{path}: {strange[0]} is set, which no training here does; {mend}")
 
 

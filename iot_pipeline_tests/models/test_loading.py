@@ -88,6 +88,10 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no scale": (lambda path: set_in(path, lora_alpha=0), "lora_alpha is 0, no number of a"),
     "another rank": (lambda path: set_in(path, r=8), "does not fit the base .*size mismatch"),
     "scale by the root": (lambda path: set_in(path, use_rslora=True), "use_rslora is set, which no training here"),
+    "weights of the base changed": (
+        lambda path: set_in(path, init_lora_weights="pissa"),
+        "init_lora_weights is set, which no training here",
+    ),
     "scale of one layer": (lambda path: set_in(path, alpha_pattern={"q_proj": 9}), "alpha_pattern is set, which no"),
     "another kind": (lambda path: set_in(path, peft_type="IA3"), "peft_type is 'IA3' in place of LORA"),
     "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "train this track and stage first"),
