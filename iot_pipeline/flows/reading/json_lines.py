@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.categories import text_sql
 from iot_pipeline.flows.reading.encodings import first_text
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
 from iot_pipeline.flows.reading.names import (
@@ -78,7 +79,7 @@ def read_json_lines(given: PlainFile) -> Part:
             check_needed(name, columns, rules.needed, copies)
         unset = [name for name in rules.needed if log == "conn" and name in CONN_OPTIONAL and name not in columns]
         raw, columns = [*raw, *unset], [*columns, *unset]
-        rows = write_query(connection, cells_query(lines, usable, raw, columns, log), file) if raw else 0
+        rows = write_query(connection, cells_query(lines, usable, raw, columns, log, rules.texts), file) if raw else 0
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise UserError(f"{name} cannot be read: {cause(error)}") from error
     lines.unlink(missing_ok=True)
@@ -113,7 +114,9 @@ def usable_lines(connection: duckdb.DuckDBPyConnection, lines: Path) -> str:
     return "shape IS NOT NULL" if all_distinct else f"CASE WHEN shape IS NULL THEN false ELSE {distinct} END"
 
 
-def cells_query(lines: Path, usable: str, raw: list[str], columns: list[str], log: str) -> str:
+def cells_query(
+    lines: Path, usable: str, raw: list[str], columns: list[str], log: str, texts: Collection[str] = ()
+) -> str:
     """Return SQL for the cells of each usable line as text.
 
     Args:
@@ -122,6 +125,7 @@ def cells_query(lines: Path, usable: str, raw: list[str], columns: list[str], lo
         raw: Keys.
         columns: Column of each key.
         log: Path of a Zeek log; empty for another table.
+        texts: Columns that are texts, in which a number's 6.0 is the 6 of other tables.
     """
     # A struct finds its fields whatever their case, so keys that differ in case only are looked up in the line.
     spelt = Counter(key.lower() for key in raw)
@@ -134,6 +138,10 @@ def cells_query(lines: Path, usable: str, raw: list[str], columns: list[str], lo
         pointer = literal("/" + key.replace("~", "~0").replace("/", "~1"))
         cell = f"o[{literal(key)}]" if spelt[key.lower()] == 1 else f"json_extract_string(line, {pointer})"
         cell = f"coalesce({cell}, '-')" if log and key in CONN_WORDS else cell
+        if column in texts:
+            number = text_sql(f"CAST({cell} AS DOUBLE)", "DOUBLE", None)
+            is_whole = f"ends_with({cell}, '.0') AND json_type(line, {pointer}) = 'DOUBLE'"
+            cell = f"CASE WHEN {is_whole} THEN {number} ELSE {cell} END"
         cells.append(f"{cell} AS {identifier(column)}")
     return f"SELECT {', '.join(cells)} FROM ({inner})"
 

@@ -11,6 +11,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.names import one_value_each
 from iot_pipeline.flows.reading.rules import ReadingRules
+from iot_pipeline.flows.rows import _text
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.serving.lines import Header
 from iot_pipeline.serving.server.pasted import read_flows
@@ -53,6 +54,13 @@ def test_a_key_that_no_line_has_is_told_with_the_file(tmp_path: Path) -> None:
     lines = "\n".join(json.dumps({"rate": n, "note": "x"}) for n in range(40))
     with pytest.raises(UserError, match=r"t\.jsonl lacks 1 of the columns that the data set needs: proto"):
         read(tmp_path, lines, RULES, "t.jsonl")
+
+
+def test_a_category_is_a_word_in_a_table_as_it_is_in_a_row(tmp_path: Path) -> None:
+    given = [6.0, 6, "6.0", -0.0, 1.5, 1e20, True, "tcp", 2**70, 1e-7]
+    lines = "\n".join(json.dumps({"rate": 1, "proto": value}) for value in given)
+    table, _ = read(tmp_path, lines, ReadingRules(needed=("rate", "proto"), texts=frozenset(["proto"])), "t.jsonl")
+    assert table["proto"].tolist() == [_text(value) for value in given]
 
 
 def test_a_comma_too_many_and_a_long_number_are_read_beside_a_broken_line(tmp_path: Path) -> None:
