@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -89,9 +90,10 @@ class RemoteWork:
             thread.join(LAST_FILE_S)
 
     def drop(self, name: str) -> None:
-        """Remove the work of a finished artefact from the bucket."""
+        """Remove the work of a finished artefact from the bucket; if that is away, the artefact's next work does it."""
         self.stop(name)
-        self._objects.remove(self._objects.listing(f"{WORK}/{name}"))
+        with contextlib.suppress(UserError):
+            self._objects.remove(self._objects.listing(f"{WORK}/{name}"))
 
     def upload(
         self, name: str, folder: Path, stamps: dict[str, tuple[int, int, str]], held: Callable[[], bool] = lambda: True

@@ -39,6 +39,24 @@ def test_an_upload_that_was_cut_off_is_ended_by_the_next_round(
     assert memory.objects == kept  # nothing has changed since
 
 
+def test_work_that_cannot_be_removed_does_not_fail_what_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, folder = Memory(), tmp_path / "print"
+    folder.mkdir()
+    (folder / "checkpoint").write_text("step 7")
+    work = RemoteWork(memory, tmp_path)
+    work.upload("a@", folder, {})
+
+    def away(_: str) -> None:
+        raise UserError("the store cannot be reached")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "listing", away)
+        work.drop("a@")
+    assert not work.resume("a@", tmp_path / "other") and memory.objects == {}  # the next work removes it
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
