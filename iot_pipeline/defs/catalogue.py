@@ -104,7 +104,8 @@ def load() -> dg.Definitions:
 def only_wanted(definitions: dg.Definitions, assets: Sequence[Any]) -> list[Any]:
     """Leave assets that the settings do not ask for in the graph, but let no click make them.
 
-    Those are other stages, the grid without IOT_GRID, what only IOT_DISTIL needs: "Materialize all" would take them.
+    Those are other stages and tracks, and what only IOT_GRID, IOT_DISTIL or IOT_UNKNOWN needs: "Materialize all" would
+    take them.
     """
     asked = {p.artefact.asset for p in plan.wanted(definitions, settings())}
     shown_only = [isinstance(one, dg.AssetsDefinition) and one.key.to_user_string() not in asked for one in assets]
@@ -113,7 +114,8 @@ def only_wanted(definitions: dg.Definitions, assets: Sequence[Any]) -> list[Any]
 
 def unasked(spec: dg.AssetSpec) -> dg.AssetSpec:
     """Return an asset as one that is shown only; its description says how to ask for it."""
-    told = f"Not asked for by the settings (IOT_STAGES, IOT_GRID, IOT_DISTIL), so it is only shown. {spec.description}"
+    asking = "IOT_STAGES, IOT_TRACKS, IOT_GRID, IOT_DISTIL, IOT_UNKNOWN"
+    told = f"Not asked for by the settings ({asking}), so it is only shown. {spec.description}"
     return spec.replace_attributes(description=told, deps=[dep.asset_key for dep in spec.deps], partitions_def=None)
 
 
