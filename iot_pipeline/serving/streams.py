@@ -137,9 +137,10 @@ class Streams:
             self._joiner.expire(behind=self._behind())
             if self._ready and (not came or len(self._ready) >= self._lines):
                 yield from self._flush()
+                came = True  # the time that answering took is none in which no line came
             if came:
                 last = time.monotonic()
-            elif self._ended() or (idle_s is not None and time.monotonic() - last > idle_s):
+            elif self._ended() or (idle_s is not None and time.monotonic() - last > idle_s and not self._is_behind()):
                 break
             else:
                 time.sleep(POLL_S)
@@ -163,6 +164,9 @@ class Streams:
 
     def _ended(self) -> bool:
         return all(isinstance(one, Pipe) and one.ended for one in self._inputs.values())
+
+    def _is_behind(self) -> bool:
+        return any(one.behind for one in self._inputs.values())
 
     def _behind(self) -> set[str]:
         """Return the kinds of the logs that were not read to their end yet."""

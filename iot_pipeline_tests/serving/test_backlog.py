@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.serving import lines, streams, tail
-from iot_pipeline.serving.prepared import MOST_NOTES, Losses
+from iot_pipeline.serving.prepared import MOST_NOTES, Losses, Reading, rows_of
 from iot_pipeline.serving.tail import Tail
 from iot_pipeline_tests.flows.reading.zeek_logs import logs_of, tsv
 from iot_pipeline_tests.serving.factories import csv_rows
@@ -153,6 +153,23 @@ def test_a_log_of_which_much_has_no_counterpart_does_not_stop_the_other_one(
     losses, paths = Losses(), [tmp_path / "conn.log", tmp_path / "flowmeter.log"]
     assert len(list(follow(paths, 301, losses, wait_s=0.3, seconds=3))) == 300
     assert losses.rows == {"no line in flowmeter.log": 300, "no line in conn.log": 200}
+
+
+def test_following_does_not_stop_for_idleness_before_a_rotated_log_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail, "LINGER_S", 0.5)
+    path, losses, rows = tmp_path / "x.csv", Losses(), list[str]()
+    header, *text = csv_rows(6, 6).splitlines(keepends=True)
+    path.write_text(header + "".join(text[:3]))
+    source = streams.Streams(Reading(SPEC, frozenset()), streams.tails({"x.csv": path}, {}, losses), losses, 30, {})
+    for table in source.tables(lambda: False, 0.05):
+        rows += [row.flow["uid"] for row in rows_of(table)]
+        if len(rows) == 3:
+            rotate_by_name(path)
+            path.write_text(header + "".join(text[3:]))
+    source.close()
+    assert rows == [f"C{number:06d}" for number in range(6)]
 
 
 def test_events_of_two_streams_have_different_names(tmp_path: Path) -> None:
