@@ -183,6 +183,7 @@ def test_what_is_no_table_in_a_zip_is_left_out_with_a_note(good: Path, tmp_path:
         archive.write(good / "half2.csv", "data/half2.csv")
         archive.writestr("licence", "free")
         archive.writestr("__MACOSX/._half1.csv", "x")
+        archive.writestr("data/._half1.csv", "x")
     said: list[str] = []
     report = read_source(SPEC, str(tmp_path / "t.zip"), tmp_path / "raw.parquet", said.append)
     assert (report.rows, report.skipped) == (200, ["t.zip/README.txt", "t.zip/licence"])

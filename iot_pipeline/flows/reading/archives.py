@@ -141,7 +141,8 @@ def unzip(file: Path, name: str, folder: Path, skipped: list[str], budget: Budge
     with zipfile.ZipFile(file) as archive:
         members: list[zipfile.ZipInfo] = []
         for member in archive.infolist():
-            if member.is_dir() or member.filename.startswith("__MACOSX"):
+            hidden = member.filename.startswith("__MACOSX") or Path(member.filename).name.startswith("._")
+            if member.is_dir() or hidden:
                 continue
             if stat.S_ISLNK(member.external_attr >> 16):
                 skipped.append(f"{name}/{printable(Path(member.filename).name, kept='')} (a link or a device)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from iot_pipeline.errors import UserError
@@ -28,6 +29,7 @@ STARTS = {
     b"version https://git-lfs": "a pointer of git-lfs: run git lfs pull where it comes from",
 }  # fmt: skip
 LONGEST = max(map(len, STARTS))
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
 def refuse_other_formats(name: str, plain: Path) -> None:
@@ -37,6 +39,8 @@ def refuse_other_formats(name: str, plain: Path) -> None:
         handle.seek(0)
         raw = handle.read(LONGEST)
     for magic, told in STARTS.items():
+        if magic == b"ORC" and not CONTROL.search(start):
+            continue  # the first of a CSV's names, such as ORCID
         if raw.startswith(magic) or (magic[:1] == b"<" and start.lower().startswith(magic.lower())):
             raise UserError(f"{name} is {told}.")
     if start.startswith(b"[") and start[1:].lstrip().startswith((b"{", b"[", b"]")):

@@ -84,6 +84,7 @@ def test_an_open_quote_of_a_narrow_arff_file_swallows_no_row(tmp_path: Path) -> 
         (b"\xd4\xc3\xb2\xa1\x02\x00\x04\x00", "a packet capture: make flows"),
         (b"\x0a\x0d\x0d\x0a\x1c\x00\x00\x00", "a packet capture"),
         (b"ARROW1\x00\x00", "save it as Parquet"),
+        (b"ORC\x0a\x0b\x00\x00", "an ORC file"),
         (b"SQLite format 3\x00", "export its table"),
         (b"\x89HDF\r\n", "HDF5"),
         (b"\x80\x04\x95", "a pickle"),
@@ -97,6 +98,11 @@ def test_other_formats_are_named(tmp_path: Path, start: bytes, said: str) -> Non
     (tmp_path / "data.csv").write_bytes(start + b"\n1,2\n" * 4)
     with pytest.raises(UserError, match=rf"data\.csv is .*{said}"):
         read(tmp_path / "data.csv", tmp_path)
+
+
+def test_a_csv_may_begin_like_orc(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("ORCID,\u00e4,label\n1,2,a\n3,4,b\n")
+    assert read(tmp_path / "x.csv", tmp_path)[1] == [[1, 2, "a"], [3, 4, "b"]]
 
 
 def test_an_excel_workbook_is_named(tmp_path: Path) -> None:
