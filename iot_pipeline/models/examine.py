@@ -53,6 +53,11 @@ def examine(base: str, folder: Path, say: Callable[[str], None] = lambda _: None
     headers = _headers(base, folder)
     _check_layers(base, folder, sum(map(len, headers.values())))
     model, unused = load_base(str(folder), torch.float32, device="meta")
+    if not hasattr(model, model.base_model_prefix):
+        raise UserError(
+            f"IOT_BASE_MODEL: {base!r} is a {type(model).__name__}, whose layers cannot be read without its output "
+            "here; take another base"
+        )
     rows, highest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
     if highest >= rows:
         raise UserError(

@@ -17,13 +17,14 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.check import check_base
+from iot_pipeline.models.examine import examine
 from iot_pipeline.models.loading import describe_base
 from iot_pipeline.models.tokenizer import chat_form, class_tokens, encode, literal, load_tokenizer, prompt_text
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.train import run
-from iot_pipeline_tests.models.families import CHATML, FAMILIES, QWEN3, Family, make_base, make_tokenizer
+from iot_pipeline_tests.models.families import CHATML, FAMILIES, OF_LAYERS, QWEN3, Family, make_base, make_tokenizer
 from iot_pipeline_tests.tiny_model import CLASSES, chats, flow_texts
 
 NAMES = [*CLASSES, "Torii", "q9 x"]
@@ -207,6 +208,14 @@ def test_a_base_that_reads_pictures_too_is_refused_before_the_teacher_is_asked(t
     (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
     with pytest.raises(UserError, match="is a gemma3, which reads pictures or sounds too; take a base of text alone"):
         describe_base(str(tmp_path))
+
+
+def test_a_base_whose_layers_cannot_be_read_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"num_local_experts": 2, "intermediate_size_mlp": 48, "attention_chunk_size": 16}
+    monkeypatch.setitem(OF_LAYERS, "llama4_text", shape)
+    base = make_base(FAMILIES["llama 3"]._replace(kind="llama4_text"), tmp_path / "base")
+    with pytest.raises(UserError, match="is a Llama4ForCausalLM, whose layers cannot be read without its output"):
+        examine(str(base), base)
 
 
 def test_a_base_of_several_parts_has_the_longest_row_of_its_text_part(tmp_path: Path) -> None:
