@@ -55,6 +55,11 @@ def verify(lake: Lake) -> Verification:
     made: dict[ArtefactId, Manifest] = {}
     for place, folders, names in os.walk(lake.root):
         folder = Path(place)
+        links = [folder / name for name in folders if not name.startswith(".") and (folder / name).is_symlink()]
+        if MANIFEST not in names:  # readers follow a link to an artefact, and this walk does not
+            result.mismatches += [
+                Mismatch(str(link.relative_to(lake.root)), "folder", "a folder", "a link") for link in sorted(links)
+            ]
         if folder == lake.root:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             continue  # files beside the artefacts, such as the teacher's store

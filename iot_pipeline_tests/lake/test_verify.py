@@ -51,6 +51,15 @@ def test_every_file_is_hashed_whatever_the_cache_says(lake: Lake) -> None:
     assert line.startswith(f"{B}: model/weights.bin: expected sha256 ") and ", found sha256 " in line
 
 
+def test_an_artefact_behind_a_link_is_named_since_it_is_not_followed(lake: Lake) -> None:
+    place, elsewhere = lake.place(B), lake.root.parent / "elsewhere"
+    place.rename(elsewhere)
+    place.symlink_to(elsewhere)
+    flip(elsewhere / "model" / "weights.bin")
+    (line,) = told(lake)
+    assert line == f"{place.relative_to(lake.root)}: folder: expected a folder, found a link"
+
+
 def spoil_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
 
