@@ -147,7 +147,12 @@ def marked(mark: str) -> list[psutil.Process]:
 
 def workers_of(mark: str) -> list[psutil.Process]:
     """Find the workers of a mark that compute."""
-    return [process for process in marked(mark) if "RayTrainWorker" in " ".join(process.cmdline())]
+    found = []
+    for process in marked(mark):
+        with contextlib.suppress(psutil.Error):  # it may end at any moment
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def until(reached: Callable[[], object], started: Started) -> None:
