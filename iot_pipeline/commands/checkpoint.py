@@ -14,7 +14,7 @@ from iot_pipeline.commands.data_set import writer_of
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.unknown.detector import Unknown
-from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.inference.engines import (
     REFERENCE,
     Opening,
@@ -196,6 +196,13 @@ def words(settings: Settings) -> frozenset[str]:
 
     folder = Lake(settings.lake_path).verified(ArtefactId("raw_flows"))
     return words_of(load_spec(settings.data.dataset), folder / "raw.parquet")
+
+
+def words_of_expressions(settings: Settings, spec: DatasetSpec) -> frozenset[str] | None:
+    """Return `words`; None if the lake no longer has the training source, and an expression may need them."""
+    if all(feature.expression is None for feature in spec.features):
+        return frozenset()
+    return words(settings) if Lake(settings.lake_path).manifest(ArtefactId("raw_flows")) is not None else None
 
 
 def lake_versions(lake: Lake, stage: str, trained: Trained) -> dict[str, str]:

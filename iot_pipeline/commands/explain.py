@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.commands.checkpoint import open_classifier
+from iot_pipeline.commands.checkpoint import open_classifier, words_of_expressions
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.unlabelled import read_unlabelled
 from iot_pipeline.lake.atomic import replacing
@@ -48,7 +48,7 @@ def explain(
     with replacing(out) as temporary:
         temporary.touch()  # a place that cannot be written is told before hours of work
         classifier = open_classifier(settings, stage, track, log)
-        table = read_unlabelled(classifier.spec, flows, log)
+        table = read_unlabelled(classifier.spec, flows, log, words_of_expressions(settings, classifier.spec))
         distinct = table.drop_duplicates("flow_group")
         verdicts = classifier.classify(distinct, log)
         if not classes_only:

@@ -1,5 +1,6 @@
 """`iot-pipeline grammar`: the grammar of answers to one flow of a file."""
 
+from iot_pipeline.commands.checkpoint import words_of_expressions
 from iot_pipeline.commands.data_set import writer_of
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.unlabelled import read_unlabelled
@@ -25,7 +26,7 @@ def grammar_of(settings: Settings, flows: str, row: int, form: str) -> str:
     lake = Lake(settings.lake_path)
     lake.check_exists()
     writer = writer_of(lake, settings)
-    table = read_unlabelled(writer.spec, flows)
+    table = read_unlabelled(writer.spec, flows, words=words_of_expressions(settings, writer.spec))
     if not 1 <= row <= len(table):
         raise UserError(f"--row {row}: {flows} has rows 1 to {len(table):,}")
     text = writer.texts(table.iloc[row - 1 : row])[0]

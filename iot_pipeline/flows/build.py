@@ -49,6 +49,7 @@ def build_flows(
     log: Callable[[str], None] | None = None,
     lost_lines: int = 0,
     test_rows: Path | None = None,
+    words: Collection[str] | None = None,
 ) -> FlowsReport:
     """Write flows.parquet (row_id, features, label, flow_group, occurrence) from raw.parquet.
 
@@ -67,6 +68,7 @@ def build_flows(
         log: Receives progress messages.
         lost_lines: Lines of the source that could not be read as rows.
         test_rows: File to write with the publisher's test rows (publisher.py); None to write none.
+        words: Columns that expressions see as text, as in the training source; None: those that are text here.
 
     Raises:
         UserError: The limit is exceeded (names the most common reason and its first row), no row is left, a class
@@ -74,13 +76,14 @@ def build_flows(
     """
     say = log or (lambda message: None)
     with connect(raw) as connection:
-        words = word_columns(connection, spec, raw)
+        found_words = word_columns(connection, spec, raw)
+        texts = found_words if words is None else set(words)
         check_label_copies(connection, spec, raw)
-        derive_features(connection, spec, raw, words)
+        derive_features(connection, spec, raw, texts)
         rows_in, kept = one(connection, "SELECT count(*), count(*) FILTER (reason IS NULL) FROM derived")
         absent = "SELECT label, count(*) FROM derived WHERE reason = 'absent' GROUP BY label ORDER BY label"
         left_out = dict(connection.execute(absent).fetchall())
-        find_rejects(connection, spec, words)
+        find_rejects(connection, spec, texts)
         found = by_reason(connection)
         check_rejected(found, rows_in, lost_lines, max_rejected_share)
         rejected = {reason: rows for reason, rows, _, _ in found}
@@ -205,7 +208,8 @@ def create_featured(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
     used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
     kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan(raw)}").fetchall()}
     cells = [
-        identifier(c) if c in words else f"{double_sql(identifier(c), kinds.get(c, ''))} AS {identifier(c)}"
+        f"{f'CAST({identifier(c)} AS VARCHAR)' if c in words else double_sql(identifier(c), kinds.get(c, ''))} "
+        f"AS {identifier(c)}"
         for c in used
     ]
     # A category's own column stays as it is, whatever expressions see of it.

@@ -10,6 +10,7 @@ from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.flows.unlabelled import read_unlabelled
+from iot_pipeline_tests.quality.factories import made_spec
 
 SPEC = load_spec("farm_flow")
 NAMES = SPEC.feature_names
@@ -86,3 +87,16 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     path.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=f"new.csv lacks 29 of the columns .*: {NAMES[0]}, "):
         read_unlabelled(SPEC, str(path))
+
+
+@pytest.mark.parametrize(
+    ("cells", "flags"), [(["6", "6", "tcp"], [0, 0, 1]), (["", "", ""], [0, 0, 0]), (["6", "6", "6"], [0, 0, 0])]
+)
+def test_expressions_see_text_where_they_saw_it_in_training(tmp_path: Path, cells: list[str], flags: list[int]) -> None:
+    flag = {"name": "is_tcp", "unit": "", "meaning": "made"}
+    flag["expression"] = 'CASE WHEN "proto" = \'tcp\' THEN length("proto") - 2 ELSE 0 END'
+    size = {"name": "size_given", "unit": "", "meaning": "made", "expression": '"size"'}
+    spec = made_spec(features=[flag, size])
+    (tmp_path / "new.csv").write_text("proto,size\n" + "".join(f"{cell},{n}\n" for n, cell in enumerate(cells)))
+    table = read_unlabelled(spec, str(tmp_path / "new.csv"), words=frozenset(["proto"]))
+    assert table["is_tcp"].tolist() == flags and table["size_given"].tolist() == [0, 1, 2]
