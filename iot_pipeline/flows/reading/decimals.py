@@ -65,9 +65,8 @@ def comma_columns(
     Raises:
         UserError: Numbers have thousands separators, or what a comma or a point means in them cannot be told.
     """
-    if not columns:
-        return []
-    found = [item for item in marks(connection, table, columns) if item.comma + item.unclear + item.grouped]
+    counted = marks(connection, table, columns) if columns else []
+    found = [item for item in counted if item.comma + item.unclear + item.grouped]
     if not rules.needed:  # a draft: lists of ports and the like among words are no numbers
         found = [item for item in found if item.numbers == item.cells]
     for item in found:
@@ -81,6 +80,8 @@ def comma_columns(
                 "may be two numbers: set decimal: ',' in the data set's file if its comma is a decimal mark, or write "
                 "numbers without thousands separators",
             )  # fmt: skip
+    if rules.decimal == "," and not found:
+        tell_point(connection, table, numbers, findings)
     if rules.decimal == "." or not found:
         return []
     return settled(
@@ -108,6 +109,30 @@ def marks(connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[s
     return [Marks(column, *counts[6 * place : 6 * place + 6]) for place, column in enumerate(columns)]
 
 
+def tell_point(connection: duckdb.DuckDBPyConnection, table: str, numbers: Sequence[str], findings: Findings) -> None:
+    """Note that numbers have a point where the data set's file says comma: in 1.234 it may separate thousands.
+
+    Args:
+        connection: DuckDB connection.
+        table: Table expression.
+        numbers: Text columns of numbers only.
+        findings: Receives the note.
+    """
+    if pointed := with_points(connection, table, numbers):
+        row, cell = first_cell(connection, table, pointed[0], POINT)
+        findings.note(
+            f"decimal is ',' and column {pointed[0]} has a point ({cell!r} in data row {row}): it is read as a decimal "
+            "point, not as a separator of thousands."
+        )
+
+
+def with_points(connection: duckdb.DuckDBPyConnection, table: str, numbers: Sequence[str]) -> list[str]:
+    """Return the columns in which a number has a decimal point."""
+    tests = ", ".join(f"bool_or(regexp_full_match(trim({identifier(n)}), {literal(POINT)}))" for n in numbers)
+    found = one(connection, f"SELECT {tests} FROM {table}") if numbers else ()
+    return [column for column, there in zip(numbers, found, strict=True) if there]
+
+
 def settled(
     connection: duckdb.DuckDBPyConnection,
     table: str,
@@ -127,10 +152,7 @@ def settled(
     Raises:
         UserError: There are points too.
     """
-    tests = ", ".join(f"bool_or(regexp_full_match(trim({identifier(n)}), {literal(POINT)}))" for n in numbers)
-    any_point = one(connection, f"SELECT {tests} FROM {table}") if numbers else ()
-    pointed = [item.column for item in found if item.point]
-    pointed += [column for column, there in zip(numbers, any_point, strict=True) if there]
+    pointed = [item.column for item in found if item.point] + with_points(connection, table, numbers)
     if pointed:  # a few commas among points are damaged cells, which cost their rows
         found = [item for item in found if item.comma + item.unclear > MOST_DAMAGED * item.cells]
     if not found:

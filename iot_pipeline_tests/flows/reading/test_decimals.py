@@ -71,6 +71,14 @@ def test_the_data_set_may_say_what_a_comma_is(tmp_path: Path) -> None:
     assert found["a"].tolist() == [1.234, 5.678, 2.0]
 
 
+def test_a_point_where_the_data_set_says_comma_is_told(tmp_path: Path) -> None:
+    found, report = read(tmp_path, table("1.234", "2"), rules(","))
+    assert found["a"].tolist() == [1.234, 2.0]
+    (told,) = report.notes
+    assert told.startswith("decimal is ',' and column a has a point ('1.234' in data row 1): it is read as a decimal")
+    assert read(tmp_path, table("1", "2"), rules(","))[1].notes == []
+
+
 def test_words_beside_decimal_commas_stay_what_they_are(tmp_path: Path) -> None:
     found, _ = read(tmp_path, table("0,5", "n/a", "-", "Infinity", "7"), rules())
     assert found["a"].tolist() == ["0.5", "n/a", "-", "Infinity", "7"]
