@@ -200,7 +200,8 @@ def hand_over(client: Any, name: str, command: Sequence[str], variables: Mapping
         except Exception as error:  # RuntimeError of a refusal, and any of the client's HTTP library
             if NO_AGENT not in str(error) or time.monotonic() - began > STARTING_S:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"IOT_RAY_ADDRESS: the Ray cluster took no job ({reason})") from error
+                told = f"the Ray cluster took no job ({reason})"  # errors of the HTTP library name the address
+                raise UserError(f"IOT_RAY_ADDRESS: {without_credentials(told)}") from None
         time.sleep(1.0)
 
 
