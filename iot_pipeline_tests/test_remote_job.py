@@ -11,10 +11,13 @@ import pytest
 
 from iot_pipeline_tests.command_line import call
 from iot_pipeline_tests.lake.s3_server import BUCKET, Server, s3_server
+from iot_pipeline_tests.teacher.postgres import cluster
 from iot_pipeline_tests.test_end_to_end import SMALL, state_of
 
 pytestmark = pytest.mark.slow
 ADDRESS = f"s3://{BUCKET}/whole-job"
+# Measured times, and the pages that print them.
+TIMED = {"inference_benchmark", "cost_report", "claims_audit", "model_card", "paper_report"}
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +54,20 @@ def test_it_has_the_data_versions_of_a_lake_in_a_folder(
     assert call("run", **SMALL | folder).returncode == 0
     there, here = (versions(done) for done in (command(server, made[0], "status", "--json"),
                                                call("status", "--json", **SMALL | folder)))  # fmt: skip
-    # Measured times, and the pages that print them.
-    timed = {"inference_benchmark", "cost_report", "claims_audit", "model_card", "paper_report"}
-    assert {name for name in here if here[name] != there[name]} <= timed
+    assert {name for name in here if here[name] != there[name]} <= TIMED
     assert here.keys() == there.keys()
+
+
+def test_it_has_them_with_records_and_answers_in_postgresql_too(
+    made: tuple[Path, dict[str, Any]], server: Server, tmp_path: Path
+) -> None:
+    with cluster() as database:
+        hosts = {"IOT_LAKE": f"{ADDRESS}-pg", "IOT_DAGSTER_POSTGRES": database(), "IOT_TEACHER_STORE": database()}
+        done = command(server, tmp_path, "run", "--json", **hosts)
+        assert done.returncode == 0 and json.loads(done.stdout)["failed"] == [], done.stderr[-3000:]
+        there = versions(command(server, tmp_path, "status", "--json", **hosts))
+    here = versions(command(server, made[0], "status", "--json"))
+    assert here.keys() == there.keys() and {name for name in here if here[name] != there[name]} <= TIMED
 
 
 def test_every_command_works_on_a_second_host(
