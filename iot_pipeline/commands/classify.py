@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from iot_pipeline.commands.checkpoint import newest, open_classifier, words
 from iot_pipeline.commands.classify_options import STDIN, Options
@@ -331,12 +331,12 @@ def checked_source(inputs: Sequence[str]) -> str:
 
 def check_units(classifier: Classifier, given: str) -> None:
     """Raise UserError for units in which flows of the data set cannot be given."""
-    from iot_pipeline.serving.units import UNITS, Units
+    from iot_pipeline.serving.units import UNITS, Unit, Units
 
     ranks = classifier.writer.ranks
     assert ranks is not None  # written for every serialisation
-    for stated in (units for units in UNITS if units == given):
-        Units(classifier.spec, ranks).check(stated)
+    if given in UNITS:  # else they are found out by the flows
+        Units(classifier.spec, ranks).check(cast(Unit, given))
 
 
 def benign_classes(given: str | None, classes: list[str]) -> frozenset[str] | None:

@@ -76,7 +76,11 @@ def chain_of(lake: Lake, *artefacts: ArtefactId) -> Chain:
 
     Raises UserError if one of the artefacts has not been made.
     """
-    made = list(_upstream(lake, artefacts))
+    made: list[tuple[ArtefactId, Manifest]] = []
+    for artefact, found in _upstream(lake, artefacts):
+        if found is None:
+            raise UserError(f"{artefact} has not been made in {lake.address}; `iot-pipeline run` makes it")
+        made.append((artefact, found))
     links = [_link(lake, artefact, manifest) for artefact, manifest in made]
     read = {(one, manifest.data_version) for one, manifest in made if one in artefacts}
     read |= {one for _, manifest in made for one in manifest.upstream().items()}
@@ -96,8 +100,11 @@ def _prompt(lake: Lake, artefact: ArtefactId, version: str) -> UsedPrompt:
     return UsedPrompt(artefact.partition, version, f"{SNAPSHOTS}/{version}.md", text)
 
 
-def _upstream(lake: Lake, artefacts: tuple[ArtefactId, ...]) -> Iterator[tuple[ArtefactId, Manifest]]:
-    """Yield artefacts and all that they were made of, each once, one step away from the first after the other."""
+def _upstream(lake: Lake, artefacts: tuple[ArtefactId, ...]) -> Iterator[tuple[ArtefactId, Manifest | None]]:
+    """Yield artefacts and all that they were made of, each once, one step away from the first after the other.
+
+    The manifest is None for what is not in the lake.
+    """
     todo, seen = list(artefacts), set[ArtefactId]()
     while todo:
         artefact = todo.pop(0)
@@ -105,10 +112,8 @@ def _upstream(lake: Lake, artefacts: tuple[ArtefactId, ...]) -> Iterator[tuple[A
             continue
         seen.add(artefact)
         manifest = lake.manifest(artefact)
-        if manifest is None:
-            raise UserError(f"{artefact} has not been made in {lake.address}; `iot-pipeline run` makes it")
         yield artefact, manifest
-        todo += manifest.upstream()
+        todo += manifest.upstream() if manifest is not None else ()
 
 
 def _link(lake: Lake, artefact: ArtefactId, manifest: Manifest) -> Link:
@@ -162,13 +167,7 @@ def _seed(artefact: ArtefactId, settings: Mapping[str, Any]) -> int | None:
 
 def upstream_of(lake: Lake, artefact: ArtefactId) -> set[ArtefactId]:
     """Return an artefact and all that it was made of, as far as it is in the lake."""
-    found, todo = set[ArtefactId](), [artefact]
-    while todo:
-        one = todo.pop()
-        if one not in found and (manifest := lake.manifest(one)) is not None:
-            found.add(one)
-            todo += manifest.upstream()
-    return found
+    return {one for one, manifest in _upstream(lake, (artefact,)) if manifest is not None}
 
 
 def cited_files(lake: Lake, artefact: ArtefactId) -> list[dict[str, Any]]:
