@@ -62,7 +62,8 @@ def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callab
     ) -> None:
         """Prove the lake: files, inputs and figures of the report by its manifests, settings and prompts as they are.
 
-        Exit code 1 if something was altered, 3 if something is only stale (a setting, prompt or code changed since).
+        Exit code 1 if something was altered, 3 if something is only stale: a setting, prompt or code changed since, or
+        a blocking check did not pass.
         """
         if bundle is not None and replay:
             raise UserError("--replay makes artefacts of the lake again; those of a bundle: `iot-pipeline run --from`")

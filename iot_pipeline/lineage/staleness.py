@@ -1,4 +1,4 @@
-"""Stale artefacts of a lake: what was made with settings, prompts, files or code that have changed since."""
+"""Stale artefacts of a lake: settings, prompts, files or code have changed since, or a blocking check did not pass."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from iot_pipeline.lake.store import ArtefactId, Lake, Manifest
 
 @dataclass(frozen=True)
 class Stale:
-    """An artefact that no longer follows from settings, files or code, and how many others follow from it."""
+    """An artefact that must be made again, why, and how many others follow from it."""
 
     artefact: str
     reasons: list[str]
@@ -37,7 +37,7 @@ def stale_roots(lake: Lake, versions: Mapping[str, str], present: Callable[[str]
         reasons = [
             reason
             for reason in lake.stale_reasons(artefact, version, present)
-            if reason not in altered and not reason.startswith(("input ", "artefacts ", "blocking check "))
+            if reason not in altered and not reason.startswith(("input ", "artefacts "))
         ]
         # A listing that lacks one of its artefacts follows from what is stale of that one; one more follows from none.
         listed = {name: value for name, value in manifest.settings.items() if name.startswith("artefacts ")}

@@ -306,6 +306,19 @@ def test_a_report_of_other_settings_is_no_result_of_a_run(lake: Lake, capsys: py
     assert found["report"] is None and len(found["stale"]) == 1
 
 
+def test_a_blocking_check_that_did_not_pass_is_told_and_is_no_corruption(copy: Lake) -> None:
+    was = copy.manifest(REPORT)
+    assert was is not None
+    with copy.replacing(REPORT) as folder:
+        shutil.copytree(copy.place(REPORT), folder, dirs_exist_ok=True)
+        (folder / "manifest.json").unlink()
+        failed = {"reads_well": {"passed": False, "blocking": True, "facts": {}}}
+        finish_artefact(folder, replace(was, files={}, digest="", checks=failed), set())
+    found = verified()
+    assert (found.mismatches, exit_code(found)) == ([], 3)
+    assert found.stale == ["paper_report: blocking check reads_well did not pass"]
+
+
 def test_the_check_in_the_ui_tells_what_verify_tells(copy: Lake) -> None:
     def check() -> dg.AssetCheckResult:
         result = follows_from_its_files(lake=LakeResource(folder=str(copy.root)))
