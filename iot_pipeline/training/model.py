@@ -55,6 +55,28 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     return model
 
 
+def rows_stay_apart(model: Any, machine: Machine) -> bool:
+    """Return True if a row reads nothing of the row before it where two stand end to end.
+
+    Found by trying, since an architecture does not say it: OPT takes positions from the attention mask, not from their
+    restart at 0, and layers that carry a state (Mamba) go on from row to row.
+    """
+    import torch
+
+    first, second = [1, 2, 3, 4], [5, 6, 7, 8, 9]
+    both = torch.tensor([first + second, first[::-1] + second], device=machine.device)
+    positions = torch.tensor([[*range(len(first)), *range(len(second))]], device=machine.device)
+    training = model.training
+    model.eval()  # dropout would draw random numbers
+    with torch.no_grad(), machine.autocast():
+        after = [
+            model(input_ids=ids[None], position_ids=positions, use_cache=False).logits[0, len(first) :].float()
+            for ids in both
+        ]
+    model.train(training)
+    return bool((after[0] - after[1]).abs().max() <= 1e-3 * after[0].abs().max())
+
+
 def merge_forwards(model: Any) -> None:
     """Let small layers of an adapted model compute (W + s B A) x in place of W x + s B (A x).
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_json, write_text
-from iot_pipeline.models.loading import attends_alone
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import Tensors, load_tensors
 from iot_pipeline.training import checkpoint, state
@@ -22,7 +21,7 @@ from iot_pipeline.training.data import Batches, causal_loss, make_draws, make_pl
 from iot_pipeline.training.distributed import find_machine, leave_processes
 from iot_pipeline.training.launch import exit_with_parent
 from iot_pipeline.training.metrics import Clock, count_parameters, flops_per_token
-from iot_pipeline.training.model import adapted_model, save_adapter
+from iot_pipeline.training.model import adapted_model, rows_stay_apart, save_adapter
 from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes, no_room
 from iot_pipeline.training.state import Training
 
@@ -81,13 +80,11 @@ def setup(config: TrainConfig, pipes: Any | None) -> Training:
     lengths = tensors.lengths
     model = adapted_model(config, machine)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    apart = attends_alone(model.config)
-    if config.packing == "on" and not apart:
-        raise UserError(
-            "IOT_PACKING=on: the base has layers that are no attention, in which rows end to end would run into each "
-            "other; set auto or off"
-        )
-    packs = config.packing == "on" or (config.packing == "auto" and machine.flash and apart)
+    packs = config.packing == "on" or (config.packing == "auto" and machine.flash)
+    if packs and not rows_stay_apart(model, machine):
+        if config.packing == "on":
+            raise UserError("IOT_PACKING=on: in this base, rows end to end read each other; set auto or off")
+        packs = False
     pack_tokens = config.pack_tokens if packs else None
 
     def batches_of(tensors: Tensors, label_weight: float) -> Batches:

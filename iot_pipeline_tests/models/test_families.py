@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch  # noqa: TID253
+from transformers import AutoConfig, AutoModelForCausalLM  # noqa: TID253
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
@@ -23,6 +24,8 @@ from iot_pipeline.models.tokenizer import chat_form, class_tokens, encode, liter
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
 from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.distributed import find_machine
+from iot_pipeline.training.model import rows_stay_apart
 from iot_pipeline.training.train import run
 from iot_pipeline_tests.models.families import CHATML, FAMILIES, OF_LAYERS, QWEN3, Family, make_base, make_tokenizer
 from iot_pipeline_tests.tiny_model import CLASSES, chats, flow_texts
@@ -82,11 +85,26 @@ def test_rows_that_would_run_into_each_other_are_not_packed(tmp_path: Path) -> N
     base, out = make_base(lfm2, tmp_path / "base"), tmp_path / "t.safetensors"
     build_tensors(chats(flow_texts(3)), load_tokenizer(base), 400, out)
     config = TrainConfig(base=str(base), tensors=out, out=tmp_path / "adapter", max_steps=1, threads=1, packing="on")
-    with pytest.raises(UserError, match="IOT_PACKING=on: the base has layers that are no attention"):
+    with pytest.raises(UserError, match="IOT_PACKING=on: in this base, rows end to end read each other"):
         run(config)
     if find_spec("openvino") is not None:
         with pytest.raises(EngineUnavailable, match="layers that are no attention"):
             OpenVinoStudent.open(base, None, "fp32", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "apart"), [("qwen2", True), ("llama", True), ("gemma3_text", True), ("gpt2", True), ("opt", False)]
+)
+def test_whether_rows_end_to_end_stay_apart_is_found_by_trying(kind: str, apart: bool) -> None:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2} | heads
+    if kind == "opt":
+        sizes |= {"ffn_dim": 48, "word_embed_proj_dim": 32}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **special)).train()
+    state = torch.random.get_rng_state()
+    assert rows_stay_apart(model, find_machine(1, "off")) is apart
+    assert model.training and torch.equal(state, torch.random.get_rng_state())
 
 
 def by_hand(student: Student, text: str) -> np.ndarray:
