@@ -20,15 +20,15 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="IoT network flows to a small language model that names the attack and says why. "
+    help="Train, evaluate and serve a small language model that names the attack in IoT network flows and says why. "
     "Settings: IOT_* variables or .env; `iot-pipeline doctor` lists them.",
 )
 
 StageOption = Annotated[
-    str | None, typer.Option("--stages", metavar="10K,30K,..", help="Stages to make, in place of IOT_STAGES.")
+    str | None, typer.Option("--stages", metavar="10K,30K,..", help="Stages to make; overrides IOT_STAGES.")
 ]
 TrackOption = Annotated[
-    str | None, typer.Option("--tracks", metavar="original,..", help="Tracks to make, in place of IOT_TRACKS.")
+    str | None, typer.Option("--tracks", metavar="original,..", help="Tracks to make; overrides IOT_TRACKS.")
 ]
 
 
@@ -116,22 +116,24 @@ def run(
     stages: StageOption = None,
     tracks: TrackOption = None,
     until: Annotated[
-        str | None, typer.Option("--until", metavar="ASSET", help="Make this asset and what it is made of, no more.")
+        str | None, typer.Option("--until", metavar="ASSET", help="Make only this asset and what it is made of.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Make everything again, fresh or not.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make everything again, even if fresh.")] = False,
     accept_code: Annotated[
-        bool, typer.Option("--accept-code", help="Keep artefacts that another version of the code made.")
+        bool, typer.Option("--accept-code", help="Keep artefacts made by another version of the code.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list what would be made, why, and what it takes.")
+        bool, typer.Option("--dry-run", help="Only list what would be made, why, and its cost.")
     ] = False,
     bundle: Annotated[
         Path | None,
-        typer.Option("--from", metavar="BUNDLE", help="Make a bundle's lake again by its settings, offline; compare."),
+        typer.Option(
+            "--from", metavar="BUNDLE", help="Rebuild a bundle's lake offline with its settings, and compare."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make every artefact that is missing or no longer follows from its inputs, then print the results."""
+    """Make every artefact that is missing or stale, then print the results."""
     if bundle is not None:
         cli_lineage.use(bundle, stages=stages, tracks=tracks, until=until)
     chosen = _configure(stages, tracks)
@@ -166,7 +168,7 @@ def run(
 
 @app.command(epilog="Example: iot-pipeline run --until flow_texts && iot-pipeline estimate --stages 30K")
 def estimate(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJson = False) -> None:
-    """Estimate teacher requests and how many are answered already, tokens, dollars and time; sends nothing."""
+    """Estimate teacher requests (and how many are already answered), tokens, dollars and time. Sends nothing."""
     chosen = _configure(stages, tracks)
     _quiet()
     from iot_pipeline.commands.console import working
@@ -180,7 +182,7 @@ def estimate(stages: StageOption = None, tracks: TrackOption = None, as_json: As
 
 @app.command(epilog="Example: iot-pipeline status --json | jq '.[] | select(.state != \"fresh\")'")
 def status(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJson = False) -> None:
-    """Show every artefact: fresh, stale (and why) or missing, with build time and duration."""
+    """Show every artefact: fresh, stale (and why) or missing, with build date and duration."""
     chosen = _configure(stages, tracks)
     from iot_pipeline.commands.show import status as show
 
@@ -189,7 +191,7 @@ def status(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJs
 
 @app.command(epilog="Example: iot-pipeline doctor --json")
 def doctor(as_json: AsJson = False) -> None:
-    """Check machine, packages, settings, source, lake, teacher and base model before anything is spent."""
+    """Check machine, packages, settings, source, lake, teacher and base model before money is spent."""
     from iot_pipeline.commands.doctor import examine, show, told_settings
 
     chosen = _configure(None, None)
@@ -208,10 +210,10 @@ def doctor(as_json: AsJson = False) -> None:
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
     host: Annotated[
-        str, typer.Option(help="Loopback address to bind. The UI has no password: from elsewhere use ssh -L.")
+        str, typer.Option(help="Loopback address to bind. The UI has no password; from another machine use ssh -L.")
     ] = "127.0.0.1",
 ) -> None:
-    """Open the Dagster UI (web server and daemon) on the lake of the current settings, for this machine only."""
+    """Open the Dagster UI (web server and daemon) on the lake of the current settings, for this machine alone."""
     chosen = _configure(None, None)
     from iot_pipeline.commands.ui import serve
 
@@ -219,13 +221,15 @@ def ui(
         sys.exit(serve(chosen, host, port))
 
 
-datasets = typer.Typer(no_args_is_help=True, help="List and show data sets, draft a spec from a file, check a spec.")
+datasets = typer.Typer(
+    no_args_is_help=True, help="List and show data sets, draft a spec from files, check a spec against files."
+)
 app.add_typer(datasets, name="datasets")
 
 
 @datasets.command("list", epilog="Example: iot-pipeline datasets list")
 def datasets_list(as_json: AsJson = False) -> None:
-    """List the data sets that come with the project; docs/datasets.md says how to get them."""
+    """List the data sets that come with the project; docs/datasets.md says where to get them."""
     from iot_pipeline.commands.console import rows
     from iot_pipeline.commands.datasets import known
 
@@ -245,11 +249,13 @@ def datasets_show(
 
 @datasets.command("new", epilog="Example: iot-pipeline datasets new 'flows/*.csv' --label Attack_type --out mine.yaml")
 def datasets_new(
-    file: Annotated[str, typer.Argument(help="File of flows, glob, or several with commas; all of them are read.")],
-    name: Annotated[str | None, typer.Option(help="Name of the data set; default from the file.")] = None,
-    label: Annotated[str | None, typer.Option(help="Label column; default the one that evidence speaks for.")] = None,
-    out: Annotated[Path | None, typer.Option(help="YAML file to write; default <name>.yaml here.")] = None,
-    columns: Annotated[str | None, typer.Option(help="Column names of files without a header, with commas.")] = None,
+    file: Annotated[str, typer.Argument(help="File of flows, a glob, or several separated by commas; all are read.")],
+    name: Annotated[str | None, typer.Option(help="Name of the data set; default: from the file name.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label column; default: the most likely one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="YAML file to write; default: <name>.yaml.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Column names of files without a header, separated by commas.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Draft a data set spec from files; complete it, then set IOT_DATASET to its path."""
@@ -263,10 +269,10 @@ def datasets_new(
 @datasets.command("check", epilog="Example: iot-pipeline datasets check my_flows.yaml flows.csv")
 def datasets_check(
     spec: Annotated[str, typer.Argument(help="Name of a data set, or path of a spec.")],
-    file: Annotated[str, typer.Argument(help="File, glob, or several with commas.")],
+    file: Annotated[str, typer.Argument(help="File, glob, or several separated by commas.")],
     as_json: AsJson = False,
 ) -> None:
-    """Read a file by a spec, compare published facts and report the result; exit code 1 if a class has too few."""
+    """Read files with a spec and compare them with published facts. Exit code 1 if a class has too few rows."""
     from iot_pipeline.commands.console import facts
     from iot_pipeline.commands.datasets import check
 
@@ -280,12 +286,14 @@ def datasets_check(
 def explain(
     stage: Annotated[str, typer.Argument(help="Stage of the checkpoint, such as 10K.")],
     track: Annotated[str, typer.Argument(help="Track of the checkpoint.")],
-    flows: Annotated[str, typer.Argument(help="Flows with the data set's columns, labelled or not: as in IOT_SOURCE.")],
-    out: Annotated[Path, typer.Argument(help="New file of JSON lines, one for each row.")],
-    classes_only: Annotated[bool, typer.Option("--classes-only", help="Write no explanations: much faster.")] = False,
+    flows: Annotated[
+        str, typer.Argument(help="Flows with the data set's columns, labels optional; formats as for IOT_SOURCE.")
+    ],
+    out: Annotated[Path, typer.Argument(help="New JSON lines file, one line for each row.")],
+    classes_only: Annotated[bool, typer.Option("--classes-only", help="Write no explanations; much faster.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let a trained student name the class of each flow of a file and say why (as `classify --explain all` does)."""
+    """Classify and explain each flow of a file with a trained student (see also `classify --explain all`)."""
     chosen = _configure(None, None)
     _quiet()
     from iot_pipeline.commands.console import facts, working
@@ -305,11 +313,13 @@ cli_teacher.register(app, lambda: _configure(None, None))
 
 @app.command(epilog="Example: iot-pipeline grammar new_flows.csv --row 3 --form gbnf > flow_3.gbnf")
 def grammar(
-    flows: Annotated[str, typer.Argument(help="Flows with the data set's columns, labelled or not: as in IOT_SOURCE.")],
-    row: Annotated[int, typer.Option(help="Row of the file, from 1.")] = 1,
+    flows: Annotated[
+        str, typer.Argument(help="Flows with the data set's columns, labels optional; formats as for IOT_SOURCE.")
+    ],
+    row: Annotated[int, typer.Option(help="Row of the file, counted from 1.")] = 1,
     form: Annotated[str, typer.Option(help="lark (llguidance, vLLM, SGLang) or gbnf (llama.cpp).")] = "lark",
 ) -> None:
-    """Print the grammar of answers to one flow with marked facts, for any engine that decodes by grammars."""
+    """Print the grammar of the answers to one flow (with marked facts), for engines with constrained decoding."""
     chosen = _configure(None, None)
     from iot_pipeline.commands.grammar import grammar_of
 

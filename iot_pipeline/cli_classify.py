@@ -31,11 +31,11 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         replicas: take.Replicas = None,
         as_json: take.Summary = False,
     ) -> None:
-        """Classify flows by a trained student: one event for each flow, on standard output or in a file.
+        """Classify flows with a trained student: one event for each flow, on standard output or in a file.
 
         Progress and summary go to standard error; with --out and --json the summary goes to standard output.
 
-        Ctrl-C ends --follow in order. Exit code 130 after Ctrl-C, 143 after SIGTERM.
+        Ctrl-C ends --follow cleanly. Exit code 130 after Ctrl-C, 143 after SIGTERM.
         """
         from iot_pipeline.commands.classify_run import run_command
         from iot_pipeline.machine import bound_shape_caches

@@ -11,9 +11,9 @@ from iot_pipeline.cli_group import AsJson
 Stage = Annotated[str, typer.Argument(help="Stage of the checkpoint, such as 10K.")]
 Track = Annotated[str, typer.Argument(help="Track of the checkpoint.")]
 Out = Annotated[Path, typer.Argument(help="New folder.")]
-Flows = Annotated[int, typer.Option(help="Test flows on which the export is compared with the student; 0: all.")]
+Flows = Annotated[int, typer.Option(help="Test flows for comparing the export with the student; 0: all.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Write it although labels agree on fewer than 99.9 %; its card says so.")
+    bool, typer.Option("--force", help="Keep the export even if fewer than 99.9 % of labels agree; its card says so.")
 ]
 
 
@@ -55,7 +55,7 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         force: Force = False,
         as_json: AsJson = False,
     ) -> None:
-        """Write a trained student for other engines; its card has label agreement, calibration and grounding."""
+        """Write a trained student for another engine; a card compares labels, calibration and explanations."""
         _write(stage, track, out, form, quantisation, flows, force, as_json)
 
     @app.command(epilog="Example: iot-pipeline merge 30K paraphrased merged_30K --dtype bf16")
@@ -63,10 +63,10 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         stage: Stage,
         track: Track,
         out: Out,
-        dtype: Annotated[str, typer.Option(help="Type of its weights: fp32 or bf16.")] = "fp32",
+        dtype: Annotated[str, typer.Option(help="Type of the weights: fp32 or bf16.")] = "fp32",
         flows: Flows = 2_000,
         force: Force = False,
         as_json: AsJson = False,
     ) -> None:
-        """Write base model and adapter of a checkpoint as one model: short for `export --format merged`."""
+        """Write base model and adapter of a checkpoint as one model; short for `export --format merged`."""
         _write(stage, track, out, "merged", dtype, flows, force, as_json)

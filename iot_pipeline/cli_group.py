@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from iot_pipeline.errors import UserError
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = 128 + signal.SIGPIPE  # exit code of any program whose reader has gone

@@ -45,22 +45,22 @@ def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callab
     @app.command(epilog="Example: iot-pipeline verify --json | jq '.mismatches'; iot-pipeline verify reviewer_bundle")
     def verify(
         bundle: Annotated[
-            Path | None, typer.Argument(metavar="BUNDLE", help="Folder of a bundle to verify, in place of the lake.")
+            Path | None, typer.Argument(metavar="BUNDLE", help="Folder of a bundle to verify instead of the lake.")
         ] = None,
         key: Annotated[
-            Path | None, typer.Option("--key", help="Public key by which the bundle's signature is checked.")
+            Path | None, typer.Option("--key", help="Public key to check the bundle's signature with.")
         ] = None,
         replay: Annotated[
             list[str] | None,
             typer.Option(
                 "--replay",
                 metavar="ASSET[PARTITION]",
-                help="Make this artefact again in a scratch lake, asking nobody, and compare; may be repeated.",
+                help="Make this artefact again in a scratch lake from stored answers, and compare; may be repeated.",
             ),
         ] = None,
         as_json: AsJson = False,
     ) -> None:
-        """Prove the lake: files, inputs and figures of the report by its manifests, settings and prompts as they are.
+        """Verify the lake: files, inputs and the report's figures against manifests, settings, prompts and code.
 
         Exit code 1 if something was altered, 3 if something is only stale: a setting, prompt or code changed since, or
         a blocking check did not pass.
@@ -91,13 +91,13 @@ def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callab
         folder: Annotated[Path, typer.Argument(help="New folder.")],
         key: Annotated[
             Path | None,
-            typer.Option("--sign", metavar="KEY", help="Private EC key (PEM) to sign with: extra `bundle`."),
+            typer.Option("--sign", metavar="KEY", help="Private EC key (PEM) to sign with; needs the extra `bundle`."),
         ] = None,
         as_json: AsJson = False,
     ) -> None:
-        """Write all that a reviewer needs: report, tables, figures, prompts, answers, settings, lineage, cards, forms.
+        """Write all a reviewer needs: report, tables, figures, prompts, answers, settings, lineage, cards, forms.
 
-        `iot-pipeline verify FOLDER` checks it, `iot-pipeline run --from FOLDER` makes it again, offline.
+        `iot-pipeline verify FOLDER` checks it, `iot-pipeline run --from FOLDER` rebuilds it offline.
         """
         from iot_pipeline.commands.bundle import export
         from iot_pipeline.commands.console import facts
@@ -119,9 +119,9 @@ def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callab
         track: Annotated[str | None, typer.Option("--track", help="Track of a training row.")] = None,
         as_json: AsJson = False,
     ) -> None:
-        """Print where something comes from: files, artefacts, prompts, settings, seed, commit and cost, to the source.
+        """Print where a result comes from: files, artefacts, prompts, settings, seed, commit and cost, to the source.
 
-        Of a training row (numbered from 1, as training reads them): flow, source row, request, prompt, answer, price.
+        For a training row (numbered from 1, as training reads them): flow, source row, request, prompt, answer, price.
         """
         from iot_pipeline.commands.trace import show
         from iot_pipeline.commands.trace import trace as find

@@ -18,23 +18,24 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
     )
     def serve(
         stage: Annotated[
-            str | None, typer.Option(help="Stage of the checkpoint; default the largest that was made.")
+            str | None, typer.Option(help="Stage of the checkpoint; default: the largest one made.")
         ] = None,
-        track: Annotated[str | None, typer.Option(help="Track of the checkpoint; default original.")] = None,
+        track: Annotated[
+            str | None, typer.Option(help="Track of the checkpoint; default: original, or the first one made.")
+        ] = None,
         host: Annotated[
-            str, typer.Option(help="Address to bind; one that others reach needs the token IOT_SERVE_TOKEN.")
+            str, typer.Option(help="Address to bind; if others can reach it, set a token in IOT_SERVE_TOKEN.")
         ] = "127.0.0.1",
         port: Port = 8000,
         allow_host: Annotated[
-            list[str] | None, typer.Option(help="Further host name by which clients ask, such as a proxy's.")
+            list[str] | None,
+            typer.Option(help="Another host name that clients use, such as a proxy's; may be repeated."),
         ] = None,
         units: Annotated[
             str | None,
-            typer.Option(help="Units of flows whose request states none: raw or scaled; default as published."),
+            typer.Option(help="Units of flows if a request states none: raw or scaled; default: as published."),
         ] = None,
-        cache: Annotated[
-            bool, typer.Option(help="Keep verdicts in the lake, and look up those that are there.")
-        ] = True,
+        cache: Annotated[bool, typer.Option(help="Cache verdicts in the lake.")] = True,
     ) -> None:
         """Serve a trained student over HTTP: classes and explanations, OpenAI's API, Prometheus, a page for people."""
         from iot_pipeline.commands.console import progress_line

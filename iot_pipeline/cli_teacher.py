@@ -11,7 +11,7 @@ from iot_pipeline.cli_group import AsJson, Port
 from iot_pipeline.errors import UserError
 
 teacher = typer.Typer(invoke_without_command=True)
-cache = typer.Typer(no_args_is_help=True, help="Publish the teacher's answers as a file, or take them over from one.")
+cache = typer.Typer(no_args_is_help=True, help="Export the teacher's answers to a file, or import them from one.")
 
 
 def register(app: typer.Typer, configure: Callable[[], Any]) -> None:
@@ -25,18 +25,20 @@ def register(app: typer.Typer, configure: Callable[[], Any]) -> None:
 def teacher_serve(
     context: typer.Context,
     port: Port = 8100,
-    host: Annotated[str, typer.Option(help="Address to bind; loopback unless you say otherwise.")] = "127.0.0.1",
-    faults: Annotated[str, typer.Option(help="Misbehave: kind=probability,... (`help` lists the kinds).")] = "",
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    faults: Annotated[str, typer.Option(help="Inject faults: kind=probability,... (`help` lists the kinds).")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
     answer_seconds: Annotated[float, typer.Option(min=0, help="Seconds that each answer takes.")] = 0.0,
     hang_seconds: Annotated[float, typer.Option(min=0, help="Seconds that the fault `timeout` hangs.")] = 600.0,
-    batch_seconds: Annotated[float, typer.Option(min=0, help="Seconds that a batch takes at least.")] = 0.0,
-    rpm: Annotated[int | None, typer.Option(min=1, help="Requests a minute that it takes; default any number.")] = None,
-    tpm: Annotated[int | None, typer.Option(min=1, help="Tokens a minute that it takes.")] = None,
-    enqueued_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens in batches at once that it takes.")] = None,
-    json_schema: Annotated[bool, typer.Option(help="Know answers in the form of a JSON schema.")] = True,
+    batch_seconds: Annotated[float, typer.Option(min=0, help="Least seconds that a batch takes.")] = 0.0,
+    rpm: Annotated[int | None, typer.Option(min=1, help="Limit of requests a minute; default: none.")] = None,
+    tpm: Annotated[int | None, typer.Option(min=1, help="Limit of tokens a minute; default: none.")] = None,
+    enqueued_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Limit of tokens in open batches; default: none.")
+    ] = None,
+    json_schema: Annotated[bool, typer.Option(help="Support answers in the form of a JSON schema.")] = True,
 ) -> None:
-    """Run the embedded OpenAI-compatible teacher, with faults on demand; `retry` asks quarantined requests again."""
+    """Run the embedded OpenAI-compatible teacher, with faults on demand; `retry` is for quarantined answers."""
     if context.invoked_subcommand:
         _refuse_options_before(context)
         return
@@ -60,7 +62,9 @@ def _refuse_options_before(context: typer.Context) -> None:
     given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     if given:
         option = f"--{given[0].replace('_', '-')}"
-        raise UserError(f"{option} is of the server, which `teacher {context.invoked_subcommand}` does not start")
+        raise UserError(
+            f"{option} is an option of the server, which `teacher {context.invoked_subcommand}` does not start"
+        )
 
 
 def _add_store(configure: Callable[[], Any]) -> None:
@@ -68,12 +72,12 @@ def _add_store(configure: Callable[[], Any]) -> None:
         "retry", epilog="Example: iot-pipeline teacher retry --reason mislabelled --track original --dry-run"
     )
     def teacher_retry(
-        reason: Annotated[str | None, typer.Option(help="Kind of reason, such as refused; default all.")] = None,
-        track: Annotated[str | None, typer.Option(help="Track of the requests; default all.")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how many, by reason.")] = False,
+        reason: Annotated[str | None, typer.Option(help="Kind of reason, such as refused; default: all.")] = None,
+        track: Annotated[str | None, typer.Option(help="Track of the requests; default: all.")] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them by reason.")] = False,
         as_json: AsJson = False,
     ) -> None:
-        """Withdraw the verdicts on quarantined answers, so that the next run asks them again; all else stays."""
+        """Withdraw the verdicts on quarantined answers, so that the next run asks them again."""
         from iot_pipeline.commands.retry import retry, sentences
 
         told = retry(configure(), reason, track, dry_run)
@@ -96,9 +100,9 @@ def _add_store(configure: Callable[[], Any]) -> None:
     def cache_import(
         file: Annotated[Path, typer.Argument(help="Parquet file to read.")], as_json: AsJson = False
     ) -> None:
-        """Add the answers of a Parquet file to the store, each checked by the current rules; stored ones stay.
+        """Add the answers of a Parquet file to the store after checking each; stored answers are kept.
 
-        The rules check facts, not wording: the file is trusted for its wording. Exit code 1 if all answers are refused.
+        The checks cover facts; the wording of the file is trusted. Exit code 1 if all answers are refused.
         """
         from iot_pipeline.augmentation.ask import check_imported
         from iot_pipeline.commands.console import facts

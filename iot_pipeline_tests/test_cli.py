@@ -76,7 +76,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         ("estimate --tracks new", "error: --tracks: "),
         ("ui --port 0", "--port"),
         ("serve --port 65536", "--port"),
-        ("teacher --port 8100 retry", "--port is of the server"),
+        ("teacher --port 8100 retry", "--port is an option of the server"),
         ("verify --key public.pem", "name its folder"),
         ("verify bundle --replay original", "run --from"),
         ("verify ~nobody_of_this_name/bundle", "there is no user of the name ~nobody_of_this_name"),

@@ -53,7 +53,7 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
     Raises UserError if it or its base is missing, a file of one was altered, or it is a control's.
     """
     if trained.track in CONTROLS:
-        raise UserError(f"{trained.track} is a control of the study: it does not serve; take a track")
+        raise UserError(f"{trained.track} is a control of the study and cannot be used; name a track")
     check_names(stage, trained.track)
     lake.check_exists()
     base, adapter = ArtefactId("base_model"), ArtefactId(staged("lora_checkpoint", stage), trained.key)

@@ -47,19 +47,19 @@ def check(options: Options) -> None:
         if value not in known:
             raise UserError(f"{name} {value}: use one of {', '.join(known)}")
     if STDIN in options.inputs and (options.follow or len(options.inputs) > 1):
-        raise UserError("`-`, standard input, stands alone and is not followed: it ends where its writer ends")
+        raise UserError("`-` (standard input) cannot be combined with other inputs or with --follow")
     if options.follow and options.to == "parquet":
-        raise UserError("--follow --to parquet: a Parquet file can be read once it has ended; use --to json")
+        raise UserError("--follow --to parquet: a Parquet file cannot be read while it grows; use --to json")
     if options.follow and any("://" in name for name in options.inputs):
-        raise UserError("--follow reads files on this machine that grow; a URL is read without it")
+        raise UserError("--follow reads growing files on this machine; read a URL without it")
     if options.follow:
         check_followed(options.inputs)
     if options.out == Path(STDIN):
-        raise UserError("--out -: events go to standard output where --out is left away")
+        raise UserError("--out -: omit --out to write events to standard output")
     if options.replicas is not None and options.streams:
-        raise UserError("--replicas answers whole files; lines are answered as they come, by one student")
+        raise UserError("--replicas works on files only; omit it for standard input and --follow")
     if options.to == "parquet" and options.out is None and sys.stdout.isatty():
-        raise UserError("--to parquet writes bytes that a terminal cannot show: add --out FILE, or a pipe")
+        raise UserError("--to parquet cannot be shown on a terminal: add --out FILE, or a pipe")
 
 
 def classify(settings: Settings, options: Options, log: Log, stopped: Callable[[], bool]) -> dict[str, Any]:
@@ -220,7 +220,7 @@ class Session:
         else:
             begun = beginning(0)
             if not begun:
-                raise UserError("standard input is empty: give flows, with a header")
+                raise UserError("standard input is empty: give flows with a header")
             if is_whole(begun):
                 self._spooled(begun)
                 return

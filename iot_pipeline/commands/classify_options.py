@@ -23,33 +23,35 @@ Inputs = Annotated[
     list[str],
     Argument(
         metavar="INPUT...",
-        help="Flows, labelled or not: CSV, Parquet, JSON lines or ARFF, Zeek's conn.log and flowmeter.log (joined by "
+        help="Flows, labels optional: CSV, Parquet, JSON lines or ARFF, Zeek's conn.log and flowmeter.log (joined by "
         "uid), archives of them, globs, URLs; - is standard input.",
     ),
 ]
-Stage = Annotated[str | None, Option(help="Stage of the student; default the largest one made.")]
-Track = Annotated[str | None, Option(help="Track of it; default original, or the first one made.")]
+Stage = Annotated[str | None, Option(help="Stage of the student; default: the largest one made.")]
+Track = Annotated[str | None, Option(help="Track of the student; default: original, or the first one made.")]
 To = Annotated[str, Option(help="json (lines), csv, parquet, ocsf, ecs or eve.")]
 Out = Annotated[
     Path | None,
-    Option(help="New file for the events; after a kill the same command goes on. Default: standard output."),
+    Option(help="New file for the events; after a kill the same command resumes. Default: standard output."),
 ]
 Explain = Annotated[str, Option(help="Flows that get an explanation: none, unsure, new (not in the cache) or all.")]
-Follow = Annotated[bool, Option("--follow", help="Follow logs that grow, through rotation.")]
+Follow = Annotated[bool, Option("--follow", help="Follow growing logs, also through rotation.")]
 JoinWait = Annotated[
-    float, Option(min=0, help="Seconds that a followed line waits for its line in the other Zeek log.")
+    float, Option(min=0, help="Seconds that a followed line waits for its match in the other Zeek log.")
 ]
-IdleExit = Annotated[float | None, Option(min=0, help="Stop following when no line came for so many seconds.")]
-Units = Annotated[str, Option(help="Of scaled data sets: raw, scaled, or auto (Zeek logs are raw, tables scaled).")]
-Invalid = Annotated[str | None, Option(help="Rows that are no flow: error (default), or skip and count (of streams).")]
-Benign = Annotated[str | None, Option(metavar="CLASS,..", help="Classes that are no attack; default by their names.")]
-Cache = Annotated[
-    str | None, Option(metavar="FILE", help="File of the verdicts given so far, or none; default in the lake.")
+IdleExit = Annotated[float | None, Option(min=0, help="Stop following after so many seconds without a line.")]
+Units = Annotated[str, Option(help="For scaled data sets: raw, scaled, or auto (Zeek logs are raw, tables scaled).")]
+Invalid = Annotated[
+    str | None, Option(help="Invalid rows: error (default for files), or skip and count (default for streams).")
 ]
-CacheSize = Annotated[int | None, Option(min=1, help="Verdicts that it keeps; default 1,000,000.")]
+Benign = Annotated[
+    str | None, Option(metavar="CLASS,..", help="Classes that are not attacks; default: by their names.")
+]
+Cache = Annotated[str | None, Option(metavar="FILE", help="File of cached verdicts, or none; default: in the lake.")]
+CacheSize = Annotated[int | None, Option(min=1, help="Verdicts that the cache keeps; default: 1,000,000.")]
 Replicas = Annotated[
     int | None,
-    Option(min=1, help="Students that answer whole files at once, on Ray (IOT_BATCH=ray); default IOT_RAY_REPLICAS."),
+    Option(min=1, help="Replicas that classify files in parallel on Ray (IOT_BATCH=ray); default: IOT_RAY_REPLICAS."),
 ]
 Summary = Annotated[bool, Option("--json", help="Print the summary as JSON.")]
 

@@ -49,7 +49,7 @@ def retry(settings: Settings, reason: str | None, track: str | None, dry_run: bo
     """
     url, lake = store_of(settings), Lake(settings.lake_path, read_only=dry_run)
     if settings.teacher.server == REPLAY:
-        raise UserError("IOT_TEACHER=replay asks nobody, so nothing can be asked again: name the teacher.")
+        raise UserError("IOT_TEACHER=replay never asks: set IOT_TEACHER to the teacher that shall be asked again.")
     if not exists(url):
         raise no_store(url)
     of_track = None if track is None else {key for one in _artefacts(lake, track) for key, _ in _held(lake, one)}

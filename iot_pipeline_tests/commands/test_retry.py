@@ -122,7 +122,7 @@ def test_another_teacher_s_answers_stay_and_any_edition_of_the_embedded_one_is_m
         ("nonsense", None, {}, r"--reason nonsense: .* there are: mislabelled \(2\)"),
         (None, "original", {}, "nothing of it has been made"),
         (None, "orignal", {}, "must be one of original, paraphrased"),
-        (None, None, {"IOT_TEACHER": "replay"}, "replay asks nobody"),
+        (None, None, {"IOT_TEACHER": "replay"}, "replay never asks"),
         (None, None, {"IOT_TEACHER_STORE": "none.sqlite"}, "there is no store of answers"),
     ],
 )
