@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from iot_pipeline.evaluation.exact import LEAST_FLOWS
 from iot_pipeline.evaluation.study import LEVEL, holm
 from iot_pipeline.evaluation.views import Floats
 
 RESAMPLES = 1_000
 BETTER, WORSE, NONE_SHOWN, FEW = "better", "worse", "no difference shown", "too few flows for a verdict"
-LEAST_FLOWS = 20  # of fewer, an interval by bootstrap is too narrow; of three that agree it is a point
 
 
 @dataclass(frozen=True)

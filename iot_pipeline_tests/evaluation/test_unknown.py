@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.exact import exact_interval
 from iot_pipeline.evaluation.metrics import normalise_log_probs
 from iot_pipeline.evaluation.unknown.choice import DEFAULT, OWN, PLAYED, Choice, auroc, choose_score
 from iot_pipeline.evaluation.unknown.detector import Unknown, choose_reference, false_alarms
 from iot_pipeline.evaluation.unknown.features import FeatureSpace
-from iot_pipeline.evaluation.unknown.measure import Judged, blocks, curve, measure, told
+from iot_pipeline.evaluation.unknown.left_out_class import Sides, measured
+from iot_pipeline.evaluation.unknown.measure import Judged, blocks, curve, measure, summary, told
 from iot_pipeline.evaluation.unknown.outputs import Outputs, load_outputs, save_outputs
 from iot_pipeline.evaluation.unknown.scores import SCORES, Reference
 from iot_pipeline.flows.feature import Format
@@ -137,6 +140,8 @@ def test_too_few_calibration_flows_call_nothing_unknown_and_say_so() -> None:
     assert few.too_few() == (
         "no flow is called unknown at 1.00% false alarms: that needs 99 calibration flows, there are 40"
     )
+    assert "that needs 33 calibration" in detector("features", 32).too_few(0.03)
+    assert detector("features", 33).too_few(0.03) == ""
     assert few.too_few(0.05) == "" and all(one.unknown for one in few.score(outputs.log_probs, None, table, 0.05))
     with pytest.raises(UserError, match="needs the student's hidden states"):
         detector("neighbours").score(outputs.log_probs, None, table)
@@ -190,7 +195,56 @@ def test_measures_are_those_of_the_flows_and_of_resamples() -> None:
     assert found["coverage"][0] == pytest.approx(best)
     assert measure(Judged(scores, errors, strange, errors), 3, [], 1)["coverage"][0] > best  # errors are doubted most
     interval = told(found["auroc"])
-    assert interval["low"] < interval["value"] < interval["high"]  # type: ignore[operator]
+    assert interval["low"] < interval["value"] < interval["high"]
     assert curve(Judged(scores, scores, strange, errors))[-1] == pytest.approx(errors.mean())
     parts = np.vstack(list(blocks(strange, 3, 200)))
     assert (parts[:, strange].sum(axis=1) == 100).all() and (parts[:, ~strange].sum(axis=1) == 300).all()
+
+
+def left_out(strange_scores: list[float], seed: int = 1) -> dict[str, Any]:
+    """What is measured of a class with so many test flows beside 300 known ones, by two models."""
+    random, n = np.random.default_rng(seed), len(strange_scores)
+    strange, errors = np.arange(n + 300) < n, np.array([1.0] * n + [0.0] * 300)
+    known = random.normal(0, 1, 300)
+    first, second = (np.append(np.array(strange_scores) + shift, known) for shift in (0.0, -0.5))
+    judged = {
+        name: Judged(scores, scores, strange, errors, np.where(scores > 2, 0.01, 0.5))
+        for name, scores in (("student", first), ("lightgbm", second))
+    }
+    nowhere: Any = None
+    return measured(judged, Sides(nowhere, nowhere, nowhere, strange, 0), 1)
+
+
+def test_one_flow_of_a_class_says_next_to_nothing_of_the_class() -> None:
+    found = left_out([1.5])
+    for model in found["models"].values():
+        auroc = model["auroc"]
+        assert auroc["high"] - auroc["low"] > 0.9 and auroc["low"] <= auroc["value"] <= auroc["high"]
+        assert model["false_alarms_0.01"]["high"] < 0.1  # of the 300 known flows much is known
+    assert found["auroc_difference"]["low"] < 0 < found["auroc_difference"]["high"]
+    found = left_out([9.0] * 30)["models"]["student"]
+    assert found["auroc"]["value"] == 1 == found["auroc"]["high"] and found["found_0.01"]["value"] == 1
+    assert found["auroc"]["low"] == found["found_0.01"]["low"] == pytest.approx(0.025 ** (1 / 30))
+    assert left_out([2.5] * 30)["models"]["lightgbm"]["auroc"]["low"] > 0.95  # resamples differ: a bootstrap
+
+
+@pytest.mark.parametrize("flows", [1, 3, 7, 19])
+def test_intervals_of_few_flows_hold_the_truth_as_often_as_they_say(flows: int) -> None:
+    random, held = np.random.default_rng(flows), 0
+    for _ in range(300):
+        places = random.beta(4.5, 0.5, flows)  # of mean 0.9
+        low, high = exact_interval(float(places.mean()), flows)
+        held += low <= 0.9 <= high
+    assert held >= 0.95 * 300
+
+
+def test_a_mean_over_classes_is_as_unsure_as_its_smallest_classes() -> None:
+    many, one = (left_out(np.random.default_rng(n).normal(2, 1, n).tolist())["models"] for n in (200, 1))
+    found = summary({"a": many, "b": one})["student"]
+    values = [of["student"]["auroc"] for of in (many, one)]
+    assert found["auroc"]["value"] == pytest.approx(np.mean([of["value"] for of in values]))
+    assert values[1]["high"] - values[1]["low"] <= 2 * (found["auroc"]["high"] - found["auroc"]["low"]) < 1.1
+    assert "curve" not in found and found.keys() >= {"accuracy", "coverage", "area", "found_0.05"}
+    alike = summary(dict.fromkeys("abcd", many))["student"]["auroc"]
+    assert alike["high"] - alike["low"] == pytest.approx((values[0]["high"] - values[0]["low"]) / 2)
+    assert summary({}) == {}

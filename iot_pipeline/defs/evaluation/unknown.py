@@ -14,7 +14,7 @@ from iot_pipeline.defs.inputs import flows_of, labelled_rows, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource
 from iot_pipeline.evaluation.predictions import read_predictions, write_predictions
-from iot_pipeline.evaluation.unknown.left_out_class import Flows, Sides, Values, judge_baseline, judge_student, measured
+from iot_pipeline.evaluation.unknown.left_out_class import Flows, Sides, judge_baseline, judge_student, measured
 from iot_pipeline.evaluation.unknown.measure import COVERAGES, RISK, summary
 from iot_pipeline.evaluation.unknown.scores import SCORES, Reference
 from iot_pipeline.flows.dataset import distinct_flows, side_records
@@ -43,11 +43,11 @@ def unknown_detection(stage: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         with lake.step(context) as step:
             rows, sides = labelled_rows(step, stage), flows_by_side(step)
-            by_class, values = dict[str, Any](), dict[str, Values]()
+            by_class = dict[str, Any]()
             for without in students_without(step, trainer, stage):
                 if (found := judge(step, without, rows, sides)) is not None:
-                    by_class[without.label], values[without.label] = found
-            result = described(step, by_class, summary(values))
+                    by_class[without.label] = found
+            result = described(step, by_class)
             step.json("unknown.json", result)
             show(step, result)
         return step.result()
@@ -64,9 +64,7 @@ def flows_by_side(step: Step) -> dict[str, Flows]:
     }
 
 
-def judge(
-    step: Step, without: Without, rows: pd.DataFrame, flows: dict[str, Flows]
-) -> tuple[dict[str, Any], Values] | None:
+def judge(step: Step, without: Without, rows: pd.DataFrame, flows: dict[str, Flows]) -> dict[str, Any] | None:
     """Measure student and baseline on the test flows of a class and the known ones; None if it has no test flow.
 
     Args:
@@ -85,12 +83,11 @@ def judge(
     student, choice, aurocs = judge_student(reference, without.outputs, sides, classes)
     kind = step.settings.evaluation.unknown_baseline
     baseline = judge_baseline(baseline_of(step, without, rows, flows, kind), sides, classes)
-    facts, values = measured({STUDENT: student, kind: baseline}, sides, step.settings.data.seed)
+    facts = measured({STUDENT: student, kind: baseline}, sides, step.settings.data.seed)
     told = {"score": choice.score, "evidence": choice.evidence, "auroc_by_score": aurocs, "training": without.training}
-    step.log(
-        f"{without.label}: AUROC {aurocs[choice.score]:.3f} by {choice.score}, {kind} {values[kind]['auroc'][0]:.3f}"
-    )
-    return facts | told, values
+    beside = facts["models"][kind]["auroc"]["value"]
+    step.log(f"{without.label}: AUROC {aurocs[choice.score]:.3f} by {choice.score}, {kind} {beside:.3f}")
+    return facts | told
 
 
 def baseline_of(
@@ -122,13 +119,13 @@ def baseline_of(
     return {"calibration": scores[: len(both[0])], "test": scores[len(both[0]) :]}
 
 
-def described(step: Step, by_class: dict[str, Any], means: dict[str, Any]) -> dict[str, Any]:
-    """Return the result as JSON values, with what it was made by."""
+def described(step: Step, by_class: dict[str, Any]) -> dict[str, Any]:
+    """Return the result as JSON values, with the means over the classes and what it was made by."""
     chosen = step.settings.evaluation
     return {
         "classes": by_class,
         "left_out": [name for name in step.spec.classes if name not in by_class],
-        "mean": means,
+        "mean": summary({name: found["models"] for name, found in by_class.items()}),
         "baseline": chosen.unknown_baseline,
         "risk": RISK,
         "coverages": COVERAGES.tolist(),

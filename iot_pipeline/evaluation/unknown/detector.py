@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Unknown:
 
     @property
     def least(self) -> float:
-        """Least p-value there is: below it no rate of false alarms can be asked for."""
+        """Smallest possible p-value: no lower rate of false alarms can be held."""
         return 1 / (len(self.calibration) + 1)
 
     def p_values(self, outputs: Outputs, flows: Any) -> Floats:
@@ -124,8 +125,8 @@ class Unknown:
         if alarm >= self.least:
             return ""
         return (
-            f"no flow is called unknown at {alarm:.2%} false alarms: that needs {round(1 / alarm) - 1:,} calibration "
-            f"flows, there are {len(self.calibration):,}"
+            f"no flow is called unknown at {alarm:.2%} false alarms: that needs {ceil(1 / alarm - 1e-9) - 1:,} "
+            f"calibration flows, there are {len(self.calibration):,}"
         )
 
     def save(self, folder: Path, measured: dict[str, Any]) -> None:

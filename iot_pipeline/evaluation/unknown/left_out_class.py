@@ -16,7 +16,7 @@ from iot_pipeline.evaluation.unknown.outputs import Outputs
 from iot_pipeline.evaluation.unknown.scores import Reference
 from iot_pipeline.evaluation.views import Floats
 
-Values = dict[str, dict[str, Floats]]  # model -> measure -> values of all resamples
+OF_THE_CLASS = ("auroc", "found_")  # measures that are means over the flows of the class
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Flows:
 class Sides:
     """Flows of each side that a class is measured by, and their places among all.
 
-    Of validation and calibration side those without the class; of the test side those of the class alone (`strange`)
-    and those without it. A flow under this label and another is on neither hand: it is left out.
+    Validation and calibration side: the flows without the class. Test side: those of the class alone (`strange`), and
+    those without it. Test flows that have this label and another one (`ambiguous` of them) are left out.
     """
 
     validation: tuple[Flows, np.ndarray]
@@ -128,16 +128,18 @@ def judge_baseline(log_probs: Mapping[str, Floats], sides: Sides, classes: Seque
     return Judged(scores["test"], scores["test"], sides.strange, errors, conformal_p(usual, scores["test"]))
 
 
-def measured(judged: Mapping[str, Judged], sides: Sides, seed: int) -> tuple[dict[str, Any], Values]:
-    """Measure each model on the same resamples; return JSON values, and the values of all resamples."""
+def measured(judged: Mapping[str, Judged], sides: Sides, seed: int) -> dict[str, Any]:
+    """Measure each model on the same resamples; return JSON values."""
     values = {name: measure(of, seed, ALARMS) for name, of in judged.items()}
+    flows = int(sides.strange.sum())
     facts = {
-        name: {key: told(found) for key, found in of.items()} | {"curve": curve(judged[name])}
+        name: {key: told(found, flows if key.startswith(OF_THE_CLASS) else None) for key, found in of.items()}
+        | {"curve": curve(judged[name])}
         for name, of in values.items()
     }
     difference = None
     if len(values) == 2:
         first, second = values.values()
-        difference = told(first["auroc"] - second["auroc"])
-    counts = {"flows": int(sides.strange.sum()), "known_flows": int((~sides.strange).sum())}
-    return {**counts, "ambiguous_flows": sides.ambiguous, "models": facts, "auroc_difference": difference}, values
+        difference = told(first["auroc"] - second["auroc"], flows, least=-1.0)
+    counts = {"flows": flows, "known_flows": int((~sides.strange).sum())}
+    return {**counts, "ambiguous_flows": sides.ambiguous, "models": facts, "auroc_difference": difference}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from iot_pipeline.evaluation.exact import LEAST_FLOWS, exact_interval
 from iot_pipeline.evaluation.intervals import RESAMPLES
 from iot_pipeline.evaluation.views import Floats
 
@@ -116,19 +117,41 @@ def curve(judged: Judged) -> list[float]:
     return [float(risk[0, place]) for place in np.maximum(places, 0)]
 
 
-def told(values: Floats) -> dict[str, float | None]:
-    """Return a measure with its 95 % interval: {value, low, high}."""
+def told(values: Floats, flows: int | None = None, least: float = 0.0) -> dict[str, float]:
+    """Return a measure with its 95 % interval, {value, low, high}: by the resamples, or exact where these say nothing.
+
+    Args:
+        values: The value, then those of the resamples.
+        flows: Flows of which it is a mean; an exact interval is taken if they are few, or if all resamples are alike.
+            None: there are many.
+        least: Least value of a flow; the greatest is 1.
+    """
+    value = float(values[0])
     low, high = np.quantile(values[1:], [0.025, 0.975])
-    return {"value": float(values[0]), "low": float(low), "high": float(high)}
+    if flows is not None and (flows < LEAST_FLOWS or low == high):
+        width = 1 - least
+        low, high = (least + width * bound for bound in exact_interval((value - least) / width, flows))
+    return {"value": value, "low": float(low), "high": float(high)}
 
 
-def summary(by_class: dict[str, dict[str, dict[str, Floats]]]) -> dict[str, Any]:
+def summary(by_class: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """Average each measure of each model over the classes, with the interval of the mean.
 
-    `by_class`: class -> model -> measure -> values of all resamples.
+    It is made of the classes' intervals (Zou and Donner 2008), so that a class of few flows widens it.
+
+    `by_class`: class -> model -> measure -> {value, low, high}; what is no such measure is left out.
     """
     found: dict[str, Any] = {}
     for model in dict.fromkeys(name for of in by_class.values() for name in of):
         those = [of[model] for of in by_class.values() if model in of]
-        found[model] = {name: told(np.mean([of[name] for of in those], axis=0)) for name in those[0]}
+        names = [name for name, of in those[0].items() if isinstance(of, Mapping)]
+        found[model] = {name: _mean([of[name] for of in those]) for name in names}
     return found
+
+
+def _mean(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of independent measures; its bounds are as far from it as the squares of theirs add up to."""
+    value, low, high = (np.array([of[part] for of in measures]) for part in ("value", "low", "high"))
+    mean, n = float(value.mean()), len(measures)
+    below, above = (float(np.sqrt(((value - bound) ** 2).sum())) / n for bound in (low, high))
+    return {"value": mean, "low": mean - below, "high": mean + above}
