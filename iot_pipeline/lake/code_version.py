@@ -70,7 +70,7 @@ def code_version(*modules: str) -> str:
     """Return the code version of `modules`: a digest of them and of the project modules they import.
 
     Comments and docstrings do not count. Modules imported inside functions do, and so do data files (YAML, templates)
-    that a module names. Assets of other groups do not count: what an asset takes from them is an input.
+    that a module names. Modules with assets do not count: what an asset takes from another one is an input.
     """
     digest, known = hashlib.sha256(), dict(_known())
     for name in sorted(closure(frozenset(modules))):
@@ -86,8 +86,8 @@ def code_version(*modules: str) -> str:
 def closure(entries: frozenset[str]) -> frozenset[str]:
     """Return `entries` and the project modules that they import, directly or through others.
 
-    PLUMBING and assets of other groups are left out, and so is reporting unless an entry belongs to it or to the
-    report.
+    PLUMBING and modules in folders of `defs/`, of the entries' own group too, are left out unless they are entries
+    themselves, and so is reporting unless an entry belongs to it or to the report.
     """
     reports = any(entry.startswith((REPORTING, f"{PACKAGE}.defs.report")) for entry in entries)
     skipped = {*PLUMBING} if reports else {*PLUMBING, REPORTING}

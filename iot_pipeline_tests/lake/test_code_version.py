@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from iot_pipeline.defs.catalogue import CODE
 from iot_pipeline.lake import code_version as versions
 
 
@@ -110,3 +111,15 @@ def test_facts_of_an_older_source_and_of_a_deleted_module_are_not_kept(project: 
     (project / "middle/work.py").unlink()
     version_after(project, "top/assets.py", "from iot_pipeline.middle.work import g", "g = int")
     assert 'middle.work":' not in versions.STORE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("asset", "module"),
+    [
+        ("eval_metrics", "iot_pipeline.evaluation.unknown.scores"),
+        ("study", "iot_pipeline.evaluation.grid"),
+        ("unknown_detection", "iot_pipeline.evaluation.unknown.leave_out"),
+    ],
+)
+def test_code_that_an_asset_reaches_through_a_module_of_its_group_counts(asset: str, module: str) -> None:
+    assert module in versions.closure(frozenset(CODE[asset]))
