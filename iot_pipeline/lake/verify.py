@@ -12,6 +12,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.integrity import SHORT, file_problem
 from iot_pipeline.lake.store import MANIFEST, SNAPSHOTS, ArtefactId, Lake, Manifest, manifest_problem, read_manifest
 
+HALF = re.compile(r"\..*\.tmp")  # as `lake.atomic.replacing` names what it has not finished
+
 
 @dataclass(frozen=True)
 class Mismatch:
@@ -115,14 +117,14 @@ def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest |
     inside = str(folder.relative_to(lake.root))
     try:
         manifest = read_manifest(folder / MANIFEST)
+        artefact = ArtefactId(manifest.asset, manifest.partition)
+        place = lake.place(artefact)
     except UserError as error:
         result.mismatches.append(Mismatch(inside, MANIFEST, "a manifest", str(error)))
         return None
-    artefact = ArtefactId(manifest.asset, manifest.partition)
     result.unsealed += not manifest.digest
-    if lake.place(artefact) != folder:
-        place = str(lake.place(artefact).relative_to(lake.root))
-        result.mismatches.append(Mismatch(inside, MANIFEST, f"{artefact} in {place}", inside))
+    if place != folder:
+        result.mismatches.append(Mismatch(inside, MANIFEST, f"{artefact} in {place.relative_to(lake.root)}", inside))
     if problem := manifest_problem(manifest):
         expected, _, found = problem.partition(", but ")
         result.mismatches.append(Mismatch(str(artefact), MANIFEST, expected, found))
@@ -143,9 +145,9 @@ def extra_files(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def _snapshot_mismatches(folder: Path, names: list[str]) -> list[Mismatch]:
-    """List the prompt snapshots whose content is not what their name says."""
+    """List the prompt snapshots whose content is not what their name says; a killed writer's half file is none."""
     found = []
-    for name in sorted(names):
+    for name in sorted(name for name in names if not HALF.fullmatch(name)):
         told = name.removesuffix(".md")
         size = (folder / name).lstat().st_size
         if problem := file_problem(folder / name, {"bytes": size, "sha256": told, "volatile": False}):

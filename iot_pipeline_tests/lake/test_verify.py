@@ -110,3 +110,20 @@ def test_folders_that_are_being_made_are_left_out(lake: Lake) -> None:
     shutil.copytree(lake.folder(B), lake.folder(B).with_name(f".{lake.folder(B).name}.staging"))
     os.rename(lake.folder(A), lake.root / ".a.retired")
     assert [line.partition(":")[0] for line in told(lake)] == [str(B)]
+
+
+@pytest.mark.parametrize("asset", ["..", "../../outside", ""])
+def test_a_manifest_that_names_a_place_outside_the_lake_is_one_mismatch_among_others(lake: Lake, asset: str) -> None:
+    (lake.place(A) / "data.txt").write_text("x")
+    path = lake.place(B) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"asset": asset, "partition": ""}))
+    lines = told(lake)
+    assert any("is no name of an artefact" in line for line in lines) and any("a: data.txt" in line for line in lines)
+
+
+def test_what_a_killed_process_left_of_a_snapshot_is_no_mismatch(lake: Lake) -> None:
+    snapshot = lake.keep_snapshot("a prompt")
+    (snapshot.parent / f".{snapshot.name}.12-ab.tmp").write_text("a pro")
+    assert told(lake) == []
+    (snapshot.parent / "other.md").write_text("x")
+    assert len(told(lake)) == 1
