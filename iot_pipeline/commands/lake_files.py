@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iot_pipeline.commands.plain_page import SAFE, page
@@ -62,6 +62,8 @@ class LakeFiles:
         found = self.find(name)
         if found is None:
             return PlainTextResponse("There is no such file in the lake.", 404, SAFE)
+        if found.is_dir() and not name.endswith("/") and name:
+            return RedirectResponse(f"{PREFIX}{quote(name)}/", headers=SAFE)  # links in a listing are relative
         if found.is_dir():
             return listing(found, found.relative_to(self.lake).as_posix())
         kind = SHOWN.get(found.suffix.lower())

@@ -91,12 +91,13 @@ class TracePages:
             for row in rows
         ]  # fmt: skip
         last = first + len(rows) - 1
+        here = f"here {first:,} to {last:,}" if rows else f"none from {first:,} on"
         more = [(max(1, first - SHOWN_ROWS), "earlier rows")] if first > 1 else []
         more += [(last + 1, "further rows")] if last < total else []
         links = " · ".join(link(f"{rows_url(track, stage)}?from={at}", text) for at, text in more)
         body = (
-            f"<p>Rows that students of this track and stage are trained on: {total:,}; here {first:,} to {last:,}. "
-            f"{links}</p>\n{table(['row', 'class', 'kind', 'flow'], cells)}"
+            f"<p>Rows that students of this track and stage are trained on: {total:,}; {here}. {links}</p>\n"
+            f"{table(['row', 'class', 'kind', 'flow'], cells)}"
         )
         return page(f"Training rows of {track} {stage}", body)
 

@@ -41,7 +41,7 @@ def guess_measure(
 
     The classifier is a logistic regression on TF-IDF, cross-validated by flow group. Measures: `class_guessed`, and
     `class_guessed_without_numbers`; chance is the most frequent class. Beside them the macro-F1 of each. Fewer than
-    FEWEST explanations, or a single class, give no measure.
+    FEWEST explanations, a single class or a single flow group give no measure.
 
     Args:
         answers: Answers [n].
@@ -50,7 +50,7 @@ def guess_measure(
         classes: Class names.
         seed: Seed of the folds.
     """
-    if len(answers) < FEWEST or len(set(labels)) < 2:
+    if len(answers) < FEWEST or len(set(labels)) < 2 or len(set(groups)) < 2:
         return [], []
     from sklearn.metrics import f1_score
 

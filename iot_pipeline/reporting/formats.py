@@ -1,5 +1,6 @@
 """Numbers and other values as a reader sees them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,8 +36,11 @@ def whole(value: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Format a number with four significant digits, without exponent at everyday sizes: `0.1234`, `3,409`."""
-    if value is None:
+    """Format a number with four significant digits, without exponent at everyday sizes: `0.1234`, `3,409`.
+
+    What is no finite number, such as a quartile of values up to 1e308, is missing.
+    """
+    if value is None or not math.isfinite(value):
         return MISSING
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
@@ -47,7 +51,7 @@ def seconds(value: float | None) -> str:
     """Format a duration: `6.1 ms`, `1.21 s`, `42 s`, `3 min 05 s`, `2 h 07 min`."""
     if value is None:
         return MISSING
-    if value < 1:
+    if value < 0.9995:  # above, three digits of milliseconds are 1e+03
         return f"{1000 * value:.3g} ms"
     if value < 10:
         return f"{value:.2f} s"

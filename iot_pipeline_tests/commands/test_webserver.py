@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -150,6 +151,14 @@ def test_a_store_of_answers_is_not_shown_whatever_its_name(tmp_path: Path) -> No
         assert files.find(name) is None, name
     (tmp_path / "report.md").write_text("SQLite")
     assert files.find("report.md") == tmp_path / "report.md"
+
+
+def test_links_of_a_folder_lead_into_it_however_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a folder").mkdir()
+    files = LakeFiles(PlainTextResponse(""), tmp_path)
+    answer = files._response("a folder", Headers({}))
+    assert (answer.status_code, answer.headers["location"]) == (307, "/lake/a%20folder/")
+    assert files._response("a folder/", Headers({})).status_code == files._response("", Headers({})).status_code == 200
 
 
 def test_pages_of_the_lake_are_sandboxed_and_their_lists_are_inert(port: int) -> None:
