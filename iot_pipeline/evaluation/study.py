@@ -179,7 +179,9 @@ def _measure(side: Side, runs: Sequence[Ints], view: str, drawn: _Draws) -> dict
 def _metrics(sums: Floats) -> dict[str, Floats]:
     """Compute each metric [b, n_seeds] from hits, support and predictions by class [b, n_seeds, 3, n_classes].
 
-    A class that a resample lacks is left out of its macro-F1 and lowest recall.
+    A class that a resample lacks is left out of its macro-F1 and lowest recall, which gives a class of few flows some
+    spread. Kept at its value of the whole side, a class of one flow has none: of pairs of equal models that differ in
+    its one flow by chance, 38 % were called different in macro-F1 (40 simulated studies), left out 3 %.
     """
     hit, support, guessed = sums[:, :, 0], sums[:, :, 1], sums[:, :, 2]
     with np.errstate(invalid="ignore", divide="ignore"):

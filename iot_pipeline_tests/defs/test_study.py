@@ -12,7 +12,7 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.evaluation.study import contrasts, study
-from iot_pipeline.defs.recording import LakeResource
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.study import ONE_SEED
 from iot_pipeline.flows.spec import load_spec
@@ -99,6 +99,18 @@ def test_a_student_without_all_seeds_is_left_out_by_name(lake: Lake) -> None:
     students(lake, "paraphrased", 50, 51)
     found = studied(lake)
     assert found["left_out"] == ["paraphrased 10K"] and "paraphrased 10K" not in found["arms"]
+
+
+def test_of_an_arm_that_is_left_out_the_seeds_of_the_study_are_counted(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IOT_SEEDS", "4,5,6")
+    settings_module.settings.cache_clear()
+    said: list[str] = []
+    monkeypatch.setattr(Step, "log", lambda _self, text: said.append(text))
+    students(lake, "original", 60, 62, 61, 60, 62)
+    assert studied(lake)["left_out"] == ["original 10K"]
+    assert "left out: original 10K was trained with 2 of 3 seeds" in said
 
 
 def test_one_seed_gives_no_verdict(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

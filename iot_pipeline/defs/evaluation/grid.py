@@ -25,17 +25,20 @@ def grid_of(step: Step, side: Side, students: Mapping[str, list[Ints]]) -> dict[
     """
     cells: dict[Cell, dict[int, Ints]] = defaultdict(dict)
     passes: dict[Cell, list[float]] = defaultdict(list)
+    seeds = step.settings.seeds
     for artefact, folder in step.inputs("data_grid").items():
         seed, tokens = partition_parts(artefact.partition)
         cell = unstaged(artefact.asset)[1], tokens
+        runs = cells[cell]  # without a run, if it was trained with other seeds alone
+        if int(seed) not in seeds:
+            continue
         predictions = read_predictions(folder / "predictions.parquet", step.spec.classes)
-        cells[cell][int(seed)] = predict(align(side, *predictions))
+        runs[int(seed)] = predict(align(side, *predictions))
         told = read_json(folder / "cell.json")
         passes[cell].append(told["tokens_read"] / told["pass"])
-    seeds = step.settings.seeds
-    whole = {cell: [runs[seed] for seed in seeds] for cell, runs in cells.items() if {*seeds} <= {*runs}}
+    whole = {cell: [runs[seed] for seed in seeds] for cell, runs in cells.items() if len(runs) == len(seeds)}
     for cell in (left_out := [cell for cell in cells if cell not in whole]):
-        step.log(f"left out: {cell_name(cell)}, trained with {len(cells[cell])} seeds, not with all {len(seeds)}")
+        step.log(f"left out: {cell_name(cell)}, trained with {len(cells[cell])} of {len(seeds)} seeds")
     if not whole:
         return None
     used = {stage for cell in whole for stage in cell}

@@ -58,7 +58,8 @@ def student_arms(step: Step, side: Side) -> tuple[dict[str, list[Ints]], list[st
     seeds = {arm: step.settings.seeds[:1] if arm[0] == "untrained" else step.settings.seeds for arm in order}
     whole = [arm for arm in order if all(seed in found[arm] for seed in seeds[arm])]
     for arm in (left_out := [arm for arm in order if arm not in whole]):
-        step.log(f"left out: {arm_name(*arm)} was trained with {len(found[arm])} of {len(seeds[arm])} seeds")
+        made = len({*found[arm]}.intersection(seeds[arm]))
+        step.log(f"left out: {arm_name(*arm)} was trained with {made} of {len(seeds[arm])} seeds")
     arms = {arm_name(*arm): [found[arm][seed] for seed in seeds[arm]] for arm in whole}
     return arms, [arm_name(*arm) for arm in left_out]
 
