@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from iot_pipeline.serving.output import File
 
 Log = Callable[[str], None]
-BINARY = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # what only a whole file tells
+BINARY = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # formats that can only be read whole
 WHOLE = (b"[", b"@", b"%", b"<")  # a JSON array, ARFF, a web page
 
 
@@ -289,9 +289,9 @@ class Session:
 
 
 def is_whole(begun: bytes) -> bool:
-    """Return whether what begins so is read as a whole file, because its lines say nothing one by one.
+    """Return True if input that begins with these bytes can only be read as a whole file, not line by line.
 
-    So are archives, Parquet, UTF-16, and lines that end with CR alone.
+    That holds for archives, Parquet, JSON arrays, ARFF, UTF-16, and lines that end with CR alone.
     """
     from iot_pipeline.flows.reading.encodings import marked_encoding
     from iot_pipeline.flows.reading.other_formats import STARTS

@@ -118,7 +118,7 @@ def _source(settings: Settings) -> Finding:
 
 @contextlib.contextmanager
 def _looked_at(settings: Settings) -> Iterator[Lake]:
-    """Open the lake without writing anything: what one in a bucket needs of a mirror is in a temporary one."""
+    """Open the lake without writing to it; a lake in a bucket is mirrored in a temporary folder."""
     if not settings.remote_lake:
         yield Lake(settings.lake_path, read_only=True)
         return

@@ -1,4 +1,4 @@
-"""Verdict of the last `verify` on a lake, kept beside it so that `status` and the UI can tell it."""
+"""Verdict of the last `verify`, kept in the lake so that `status` and the UI can show it."""
 
 import contextlib
 from dataclasses import asdict, dataclass, field
@@ -37,7 +37,7 @@ class Verdict:
 
 
 def keep_verdict(lake: Lake, found: Verification) -> None:
-    """Write the verdict on a lake; one that may only be read keeps none."""
+    """Write the verdict into the lake, if the lake can be written."""
     told = Verdict(
         at=datetime.now(UTC).isoformat(" ", "seconds").replace("+00:00", " UTC"),
         files=found.files,

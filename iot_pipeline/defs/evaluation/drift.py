@@ -16,12 +16,12 @@ ADVICE = "The students of this lake learnt from other flows: make all anew, or g
 
 @dg.asset_check(asset="flows", blocking=False)
 def flows_are_like_the_last_train_pool(lake: LakeResource) -> dg.AssetCheckResult:
-    """Drift of newly built flows against the train pool of the lake's present texts, as a warning.
+    """Warn if newly built flows have drifted from the train pool that the lake's present texts were fitted on.
 
-    It makes sense for `flows` alone, and only where a source is read into a lake that has texts already: these are of
-    the source before, and the students of the lake learnt from them. In a new lake there is nothing to compare; flows
-    built anew from the same source do not differ; and `raw_flows` has no features yet.
-    Dagster's UI and daemon run it; `iot-pipeline run` makes assets alone.
+    It matters where another source is read into a lake whose students learnt from an earlier one. A new lake has no
+    train pool to compare with, and flows that are built again from the same source do not differ. The check is on
+    `flows` because `raw_flows` has no features yet. Dagster's UI and daemon run it; `iot-pipeline run` only makes
+    assets.
     """
     place = Lake(lake.root())
     flows, texts = place.folder(ArtefactId("flows")), place.folder(ArtefactId("flow_texts"))
