@@ -61,5 +61,7 @@ def show_comparison(found: Comparison) -> None:
             print(printable(f"{name}: {line}"))
     for line in found.cells[:SHOWN]:
         print(printable(f"report: {line}"))
-    if not found.cells:
+    if str(REPORT) in found.missing:
+        print("Report: not made, so no table and no number was compared")
+    elif not found.cells:
         print("Report: every table and number is equal, times and last digits (0.1 %) apart")

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from iot_pipeline.defs.dagster_internals import DAEMON, opened_instance, postgres_url, set_pool_limits
 from iot_pipeline.defs.workers import SharedWorker
 from iot_pipeline.errors import UserError
@@ -42,7 +44,7 @@ def end_when_lost(session: SharedWorker) -> None:
             try:
                 if not session.hold(NAME):
                     os._exit(1)
-            except UserError:  # the server cannot be reached: nothing can be started either
+            except (UserError, SQLAlchemyError):  # the server cannot be reached: nothing can be started either
                 continue
 
     threading.Thread(target=watch, name="turn", daemon=True).start()

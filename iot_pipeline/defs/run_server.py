@@ -127,7 +127,7 @@ class RunServer:
                 connection.settimeout(REQUEST_S)
                 asked = json.loads(_line(connection))
                 connection.sendall(json.dumps(self._reply(asked, connection)).encode() + b"\n")
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, AttributeError) as error:  # AttributeError: JSON that is no object
                 print(f"a request for a run was not answered: {error}", file=sys.stderr, flush=True)
 
     def _reply(self, asked: dict[str, str], connection: socket.socket) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from iot_pipeline.definitions import defs
 from iot_pipeline.defs.dagster_internals import job_of_all_assets, origin_of, processes_of
 from iot_pipeline.defs.home import dagster_home
 from iot_pipeline.defs.run_monitoring import KILLED_TAG
+from iot_pipeline.defs.run_server import RunServer
 from iot_pipeline.defs.warm_launcher import ask
 from iot_pipeline.env_file import RUN_SOCKET
 from iot_pipeline.lake.processes import has_ended
@@ -148,3 +149,16 @@ def test_workers_end_with_the_server(instance: dg.DagsterInstance, lake: Path) -
     process.kill()
     process.wait()
     until(lambda: has_ended(worker, time.time()), "the worker ends")
+
+
+@pytest.mark.parametrize("asked", [b"[]\n", b"1\n", b"no JSON\n", b"\xff\n", b""])
+def test_a_request_that_is_none_does_not_end_the_server(asked: bytes, tmp_path: Path) -> None:
+    found = object.__new__(RunServer)
+    with socket.socket(socket.AF_UNIX) as found.listener, socket.socket(socket.AF_UNIX) as client:
+        found.listener.bind(str(tmp_path / "s"))
+        found.listener.listen()
+        client.connect(str(tmp_path / "s"))
+        client.sendall(asked)
+        client.shutdown(socket.SHUT_WR)
+        found._answer()
+        assert client.recv(10) == b""
