@@ -52,9 +52,9 @@ def check_bundle(folder: Path, public_key: Path | None = None) -> BundleCheck:
         UserError: It is no bundle, or a key was named and it is not signed.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; `iot-pipeline export-bundle {folder}` writes a bundle")
+        raise UserError(f"{folder} is not a folder; `iot-pipeline export-bundle {folder}` writes a bundle")
     if not (folder / SUMS).is_file():
-        raise UserError(f"{folder} is no bundle: it has no {SUMS}")
+        raise UserError(f"{folder} is not a bundle: it has no {SUMS}")
     found, known = BundleCheck(), dict[str, str]()
     # Not splitlines: a name may hold characters that end a line elsewhere, such as U+2028.
     *lines, rest = (folder / SUMS).read_bytes().decode(errors="replace").split("\n")

@@ -151,7 +151,7 @@ class Session:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = resume_folder(out)
         if not folder.exists() and out.exists():
-            raise UserError(f"{out} is there already; name a new file")
+            raise UserError(f"{out} already exists; name a new file")
         folder.mkdir(exist_ok=True)
         self._stack.enter_context(held(folder / "lock", f"another process writes {out}"))
         self._stack.callback(discard_unbegun, folder)
@@ -368,7 +368,7 @@ def check_unchanged(source: str, files: list[dict[str, Any]], out: Path | None) 
     if before != now:
         changed = [name for name, _ in set(before) ^ set(now)]
         raise UserError(
-            f"{', '.join(sorted(set(changed)))} changed since {out} was begun: remove it and {out}.resume to begin anew"
+            f"{', '.join(sorted(set(changed)))} changed since {out} was begun: remove it and {out}.resume to start over"
         )
 
 

@@ -31,7 +31,7 @@ def run_command(settings: Settings, options: Options, as_json: bool) -> int:
             raise UserError(f"cannot read the flows or write the events: {where}{error.strerror or error}") from error
         except KeyboardInterrupt:
             stays = "; what is written stays" if options.out else ""
-            goes_on = ", and the same command goes on from here" if options.out and STDIN not in options.inputs else ""
+            goes_on = ", and the same command resumes here" if options.out and STDIN not in options.inputs else ""
             print(f"stopped{stays}{goes_on}", file=sys.stderr)
             return 128 + (stopped() or signal.SIGINT)
         return 128 + number if (number := stopped()) is not None else 0

@@ -75,10 +75,10 @@ def new(
     """
     chosen = spec_name(file) if name is None else name
     if not re.fullmatch(r"[a-z0-9_]+", chosen):
-        raise UserError(f"--name {chosen!r} is no name of a data set: use small letters a-z, digits and _.")
+        raise UserError(f"--name {chosen!r} is not a valid name: use small letters a-z, digits and _.")
     path = out or Path(f"{chosen}.yaml")
     if path.exists():
-        raise UserError(f"{path} is there already: remove it, or name another file with --out")
+        raise UserError(f"{path} already exists: remove it, or name another file with --out")
     draft = draft_spec(file, chosen, label, serialisation, given_columns(columns))
     write_text(path, draft.yaml)
     return {

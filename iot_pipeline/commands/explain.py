@@ -44,7 +44,7 @@ def explain(
         UserError: The checkpoint does not exist or has other settings, a flow is invalid, or `out` exists.
     """
     if out.exists():
-        raise UserError(f"{out} is there already; name a new file")
+        raise UserError(f"{out} already exists; name a new file")
     with replacing(out) as temporary:
         temporary.touch()  # a place that cannot be written is told before hours of work
         classifier = open_classifier(settings, stage, track, log)

@@ -58,7 +58,7 @@ def export(
     if flows < 0:
         raise UserError(f"--flows {flows}: 0 for all test flows, or a number of them")
     if out.exists():
-        raise UserError(f"{out} is there already; name a new folder")
+        raise UserError(f"{out} already exists; name a new folder")
     lake, trained = Lake(settings.lake_path), Trained(settings.seeds[0], track)
     found = find_present(lake, settings, stage, trained)
     folder = {name: lake.verified(ArtefactId(name)) for name in READ}

@@ -96,7 +96,7 @@ class Progress(logging.Handler):
                     named = Text(MARKS.get(state, "?"), style=style), Text(f"  {artefact}", style=style)
                     table.add_row(*named, spent, Text(note[:90], style="dim"))
         spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._begin))
-        return Group(table, Text(f"{spent} so far; stop with Ctrl-C, the next run goes on from there", style="dim"))
+        return Group(table, Text(f"{spent} so far; stop with Ctrl-C, the next run resumes there", style="dim"))
 
 
 def results(settings: Settings, outcome: Outcome, as_json: bool, bundle: Comparison | None = None) -> None:

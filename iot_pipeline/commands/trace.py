@@ -198,7 +198,7 @@ def row_lines(row: Mapping[str, Any]) -> Iterator[str]:
             f"answer tokens, ${sent['cost_usd']:.6f}{assumed}, {sent['seconds']:.2f} s"
         )
     price = row["price_usd"]
-    yield f"Price: {'not told' if price is None else f'${price:.6f}'}"
+    yield f"Price: {'unknown' if price is None else f'${price:.6f}'}"
     yield from (f"Note: {note}" for note in row["notes"])
 
 

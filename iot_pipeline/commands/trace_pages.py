@@ -108,7 +108,7 @@ class TracePages:
         sent = len(row["attempts"])
         facts = {
             "Prompt": f"{prompt['name']}, sha256 {prompt['sha256']}",
-            "Cost": "not told"
+            "Cost": "unknown"
             if price is None
             else f"${price:.6f} in {sent} attempt{'s' if sent != 1 else ''}; {shared(row['shared_by_rows'])}",
             "Class": row["label"],

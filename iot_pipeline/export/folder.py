@@ -21,7 +21,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     UserError if `out` exists, cannot be written, or another process is writing it.
     """
     if out.exists() or out.is_symlink():
-        raise UserError(f"{out} is there already; name a new folder")
+        raise UserError(f"{out} already exists; name a new folder")
     staging = out.with_name(f".{out.name}.staging")
     try:
         staging.mkdir(parents=True, exist_ok=True)

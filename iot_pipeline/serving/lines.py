@@ -185,7 +185,7 @@ class Joiner:
         where = f"{line.log}: {reason}: {line.text[:80]}"
         # A line of flowmeter.log alone is no flow, as in files.
         if self._invalid == "error" and line.kind != "flowmeter":
-            raise UserError(f"{where}; --invalid skip counts such lines and goes on")
+            raise UserError(f"{where}; --invalid skip skips and counts such lines")
         self._losses.add(reason, where)
 
     def state(self) -> list[list[str]]:

@@ -100,7 +100,7 @@ class File:
         self.out, self.folder, self._encoder, self._run = out, resume_folder(out), encoder, dict(run)
         state = read_state(self.folder)
         if state is None and out.exists():
-            raise UserError(f"{out} is there already; name a new file")
+            raise UserError(f"{out} already exists; name a new file")
         if state is not None:
             self._check(state)
         self.resumed = state is not None
@@ -117,13 +117,13 @@ class File:
             if state["run"].get(name) != value:
                 raise UserError(
                     f"{self.out} was begun with another {name}; give what it was begun with, or remove {self.folder} "
-                    "and the file to begin anew"
+                    "and the file to start over"
                 )
         size = self.out.stat().st_size if self.out.is_file() else 0
         if state["position"] and self._encoder.form != "parquet" and size < state["bytes"]:
             raise UserError(
                 f"{self.out} has {size:,} bytes, fewer than the {state['bytes']:,} that were written: it was cut or "
-                f"replaced; remove it and {self.folder} to begin anew"
+                f"replaced; remove it and {self.folder} to start over"
             )
 
     def _open(self, length: int = 0, parts: int = 0) -> None:
@@ -198,4 +198,4 @@ def read_state(folder: Path) -> dict[str, Any] | None:
             raise ValueError("another version wrote it")
         return dict(state)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} cannot be used ({error}); remove {folder} and the output to begin anew") from error
+        raise UserError(f"{path} cannot be used ({error}); remove {folder} and the output to start over") from error

@@ -192,7 +192,7 @@ class Preparer:
             file, number = numbers[row.row]
             where = f"{file}, row {number}: {row.reason}" + (f", the value is {row.cell[:60]!r}" if row.cell else "")
             if not self._reading.skip_invalid:
-                raise UserError(f"{where}; mend the row, or use --invalid skip, which counts such rows and goes on")
+                raise UserError(f"{where}; fix the row, or use --invalid skip to skip and count such rows")
             self._losses.add(row.reason, where)
 
     def _tell_times(self, column: str, cells: Sequence[Any], given: Sequence[float | None]) -> None:

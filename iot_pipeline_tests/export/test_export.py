@@ -136,7 +136,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="being written by another process"), new_folder(out):
             pass
     assert [path.name for path in out.iterdir()] == ["x"]
-    with pytest.raises(UserError, match="is there already"), new_folder(out):
+    with pytest.raises(UserError, match="already exists"), new_folder(out):
         pass
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"), new_folder(tmp_path / "file" / "out"):

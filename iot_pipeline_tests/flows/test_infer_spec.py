@@ -89,7 +89,7 @@ def test_the_commands(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["spec"] == "unseen.yaml"
     again = call("datasets", "new", str(table))
-    assert again.returncode == 2 and "unseen.yaml is there already" in again.stderr
+    assert again.returncode == 2 and "unseen.yaml already exists" in again.stderr
     checked = call("datasets", "check", "unseen.yaml", str(table), "--json")
     assert checked.returncode == 0, checked.stderr
     facts = json.loads(checked.stdout)
@@ -226,7 +226,7 @@ def test_nothing_is_written_before_the_draft_is_a_spec(
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     for name in ("My Flows", "größe", ""):
-        with pytest.raises(UserError, match=r"--name .* is no name of a data set: use small letters"):
+        with pytest.raises(UserError, match=r"--name .* is not a valid name: use small letters"):
             new(str(table), name, None, None)
     assert sorted(tmp_path.iterdir()) == before
     odd = table.rename(tmp_path / "Größe 2 (final).csv")

@@ -179,7 +179,7 @@ def test_a_bad_row_is_named_or_counted(student: Any, tmp_path: Path) -> None:
 def test_the_output_is_never_overwritten(student: Any, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("precious")
     done = classify(table(tmp_path), "--out", tmp_path / "out")
-    assert isinstance(done.exception, UserError) and "is there already" in str(done.exception)
+    assert isinstance(done.exception, UserError) and "already exists" in str(done.exception)
     assert (tmp_path / "out").read_text() == "precious" and not (tmp_path / "out.resume").exists()
 
 
