@@ -93,7 +93,10 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
         low = math.floor(place)
         first = value[np.searchsorted(upto, low, side="right")]
         second = value[np.searchsorted(upto, min(low + 1, total - 1), side="right")]
-        return float(first + (second - first) * (place - low))
+        between = place - low
+        if not math.isfinite(second - first):  # they lie at both ends of what a double holds
+            return float(first * (1 - between) + second * between)
+        return float(first + (second - first) * between)
 
     p25, p75 = quantile(0.25), quantile(0.75)
     reach = 1.5 * (p75 - p25)

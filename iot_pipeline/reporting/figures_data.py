@@ -11,6 +11,7 @@ from iot_pipeline.vocabulary import SIDES
 Row = Mapping[str, Any]
 MISMATCHES_SHOWN = 18
 LABEL_WIDTH = 56  # characters of each of two lines
+LARGEST_DRAWN = 1e300  # axes of greater numbers, such as the largest double as a mark of no value, overflow
 
 
 @style.drawn
@@ -132,9 +133,10 @@ def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
     edge = []
     for place, row in enumerate(rows):
         colour = style.SERIES[place % len(style.SERIES)]
-        quartiles, (thick, long) = [row["p25"], row["p75"]], (6, 11) if not style.crowded(len(rows)) else (4, 6)
+        thick, long = (6, 11) if not style.crowded(len(rows)) else (4, 6)
+        quartiles, median = [_drawable(row["p25"]), _drawable(row["p75"])], _drawable(row["median"])
         axes.plot(quartiles, [place, place], color=colour, linewidth=thick, alpha=0.45, solid_capstyle="butt")
-        axes.plot([row["median"]], [place], marker="|", markersize=long, markeredgewidth=2.4, color=colour)
+        axes.plot([median], [place], marker="|", markersize=long, markeredgewidth=2.4, color=colour)
         published = row.get("published_median")
         if published is not None and published == published:  # NaN means not published
             axes.scatter(published, place, marker="D", s=16, facecolor="white", edgecolor=style.INK, zorder=4)
@@ -142,6 +144,10 @@ def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
         edge += quartiles
     margin = 0.08 * (max(edge) - min(edge)) or 0.5
     axes.set_xlim(min(edge) - margin, max(edge) + margin)
+
+
+def _drawable(value: float) -> float:
+    return max(-LARGEST_DRAWN, min(LARGEST_DRAWN, value))
 
 
 @style.drawn

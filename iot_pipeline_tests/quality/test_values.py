@@ -17,6 +17,7 @@ from iot_pipeline.quality.mismatch import dataset_mismatch
 from iot_pipeline.quality.patterns import Condition, attack_patterns, rule_text, short_threshold
 from iot_pipeline.quality.profile import flow_profile, recover_grid
 from iot_pipeline.quality.samples import sample_comparison
+from iot_pipeline.reporting import figures_data
 from iot_pipeline_tests.quality.factories import flow_table, made_spec, random_flows, record_table, save
 
 
@@ -46,6 +47,18 @@ def test_values_at_the_ends_of_what_a_double_holds_have_their_spread(huge: float
     assert row["std"] == pytest.approx(huge * np.sqrt(2 / 3)) and row["mean"] == 0 and row["max"] == huge
     agreed = dataset_mismatch(path, spec)["agreements"]
     assert "z-scored, 3 decimals: distinct" in [item["what"] for item in agreed]
+
+
+@pytest.mark.parametrize("marks", [(1.0, -1.0), (1.0, 1.0), (-1.0, -1.0)])
+def test_the_largest_double_as_a_mark_of_no_value_has_quartiles_that_are_drawn(
+    marks: tuple[float, float], tmp_path: Path
+) -> None:
+    spec, largest = made_spec(), float(np.finfo(np.float64).max)
+    flows = [(mark * largest, 1.0, "Flood") for mark in marks] + [(float(i), 1.0, "Flood") for i in range(3)]
+    _, table = flow_profile(save(flow_table(spec, [*flows, (1.0, 2.0, "Scan")]), tmp_path / "flows.parquet"), spec)
+    statistics = table[["min", "p25", "median", "p75", "p95", "max", "mean", "std", "outlier_share"]]
+    assert np.isfinite(statistics.to_numpy()).all() and (table["p25"] <= table["p75"]).all()
+    assert figures_data.profile(table).startswith(b"\x89PNG")
 
 
 def test_recovers_the_scale_of_published_packet_counts() -> None:
