@@ -199,6 +199,8 @@ def cost(report: Row) -> Any:
 @style.drawn
 def inference_benchmark(variants: Sequence[Row]) -> Any:
     """Plot milliseconds per flow of each benchmark variant that ran, on a log axis (inference.benchmark)."""
+    from matplotlib.ticker import LogFormatter
+
     rows = [variant for variant in variants if variant["run"]]
     if not rows:
         return style.no_data("Time per flow", "no variant was measured")
@@ -217,6 +219,7 @@ def inference_benchmark(variants: Sequence[Row]) -> Any:
     style.name_rows(axes, [variant["name"] for variant in rows])
     axes.tick_params(axis="y", labelsize=8)
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter())  # the default writes formulas, which are not set here
     mark = "; mark = p95 of single requests" if slowest else ""
     axes.figure.supxlabel(f"milliseconds per flow, log scale{mark}", fontsize=9)
     return axes

@@ -58,9 +58,11 @@ def mismatches(report: Row) -> Any:
     compared = ((finding["what"], relative(finding)) for finding in report["findings"])
     known = [(what, share) for what, share in compared if share is not None]
     rows = sorted(known, key=lambda row: -abs(row[1]))[:MISMATCHES_SHOWN]
+    title = f"{report['disagreeing']} of {report['checked']} published facts disagree"
+    if not rows and report["disagreeing"]:
+        return style.no_data(title, "no difference can be put as a share: see the table")
     if not rows:
         return style.no_data("Published and found", f"all {report['checked']} facts checked agree")
-    title = f"{report['disagreeing']} of {report['checked']} published facts disagree"
     axes = style.axes((8.6, 1.0 + 0.3 * len(rows)), title, "x")
     colours = [style.ORANGE if share < 0 else style.BLUE for _, share in rows]
     axes.barh(range(len(rows)), [100 * share for _, share in rows], height=0.6, color=colours)

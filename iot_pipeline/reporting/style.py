@@ -22,6 +22,7 @@ LOOK: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so it is the same on every machine
     "font.size": 9,
     "text.color": INK,
+    "text.parse_math": False,  # names come from data: a class called $\foo$ is no formula
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
     "axes.titlesize": 10,

@@ -211,3 +211,25 @@ def test_cells_never_round_to_all_or_none() -> None:
         "100",
     ]
     assert [figures.short(value) for value in (7, 950, 9_540, 48_210, 1_200_000)] == ["7", "950", "9.5k", "48k", "1.2M"]
+
+
+@pytest.mark.parametrize("name", ["$\\foo$", "$a$", "a_$x^"])
+def test_a_name_between_dollars_is_no_formula(name: str) -> None:
+    made = figures.confusion([[1, 0], [0, 1]], [name, "b"]).figure
+    assert [label.get_text() for label in made.axes[0].get_yticklabels()] == [name, "b"]
+    assert not any(label.get_parse_math() for label in made.axes[0].get_yticklabels())
+
+
+def test_labels_of_a_log_axis_are_plain_numbers() -> None:
+    variants = [{"name": name, "run": True, "seconds_p50": s} for name, s in (("a", 0.002), ("b", 0.007))]
+    made = figures.inference_benchmark(variants).figure
+    told = [label.get_text() for label in made.axes[0].get_xticklabels(which="both")]
+    assert any(told) and not any("$" in text for text in told)
+
+
+def test_mismatches_that_are_no_shares_are_not_called_agreement() -> None:
+    report = {"findings": [{"what": "rows of X", "expected": None, "found": 0}], "checked": 5, "disagreeing": 1}
+    made = figures_data.mismatches(report).figure.axes[0]
+    assert made.get_title(loc="left") == "1 of 5 published facts disagree" and "agree" not in made.texts[0].get_text()
+    agreed = figures_data.mismatches({"findings": [], "checked": 5, "disagreeing": 0}).figure.axes[0]
+    assert agreed.texts[0].get_text() == "all 5 facts checked agree"
