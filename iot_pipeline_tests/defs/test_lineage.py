@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -18,7 +19,6 @@ from iot_pipeline.definitions import defs
 from iot_pipeline.defs import replay as replaying
 from iot_pipeline.defs.dagster_internals import assets_alone, job_of_all_assets
 from iot_pipeline.defs.execute import Outcome
-from iot_pipeline.defs.plan import STATE
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.replay import compared
 from iot_pipeline.defs.report import assets as report
@@ -28,10 +28,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake, finish_artefact, read_manifest
 from iot_pipeline.lake.verdict import last_verdict
 from iot_pipeline.lake.verify import Verification
-from iot_pipeline.lineage.promises import PROMISES, promise_of, table
 from iot_pipeline.machine import this_machine
 from iot_pipeline.settings import PROJECT_ROOT, load_settings, settings
-from iot_pipeline.vocabulary import unstaged
 from iot_pipeline_tests.defs.reported import VALUES
 from iot_pipeline_tests.defs.sides import make
 
@@ -105,7 +103,9 @@ def test_an_artefact_is_traced_by_its_name_and_says_that_a_file_was_altered(
     assert "flow_texts: file writer.json was changed" in told.err
 
 
-def make_again(lake: Lake, artefact: ArtefactId, change: Callable[[Path], object], partition: str = "") -> None:
+def make_again(
+    lake: Lake, artefact: ArtefactId, change: Callable[[Path], object], partition: str = "", **facts: Any
+) -> None:
     """Make an artefact again with another content; `partition`: as another one, beside it."""
     was = lake.manifest(artefact)
     assert was is not None
@@ -113,7 +113,8 @@ def make_again(lake: Lake, artefact: ArtefactId, change: Callable[[Path], object
         shutil.copytree(lake.place(artefact), folder, dirs_exist_ok=True)
         (folder / "manifest.json").unlink()
         change(folder)
-        finish_artefact(folder, replace(was, partition=partition or was.partition, files={}, digest=""), set())
+        told = replace(was, partition=partition or was.partition, files={}, digest="", **facts)
+        finish_artefact(folder, told, set())
 
 
 def test_a_trace_tells_the_prompt_that_was_read_and_that_it_was_made_again_since(
@@ -307,13 +308,8 @@ def test_a_report_of_other_settings_is_no_result_of_a_run(lake: Lake, capsys: py
 
 
 def test_a_blocking_check_that_did_not_pass_is_told_and_is_no_corruption(copy: Lake) -> None:
-    was = copy.manifest(REPORT)
-    assert was is not None
-    with copy.replacing(REPORT) as folder:
-        shutil.copytree(copy.place(REPORT), folder, dirs_exist_ok=True)
-        (folder / "manifest.json").unlink()
-        failed = {"reads_well": {"passed": False, "blocking": True, "facts": {}}}
-        finish_artefact(folder, replace(was, files={}, digest="", checks=failed), set())
+    failed = {"reads_well": {"passed": False, "blocking": True, "facts": {}}}
+    make_again(copy, REPORT, lambda folder: None, checks=failed)
     found = verified()
     assert (found.mismatches, exit_code(found)) == ([], 3)
     assert found.stale == ["paper_report: blocking check reads_well did not pass"]
@@ -388,22 +384,3 @@ def test_a_stale_artefact_and_an_unknown_one_are_refused(copy: Lake) -> None:
         replaying.replay(defs(), load_settings(seed="1"), ArtefactId("dedup_report"))
     with pytest.raises(UserError, match="there is no such artefact"):
         list(replay_command.replayed(defs(), settings(), ["dedup"]))
-
-
-def test_every_asset_has_a_promise_and_the_docs_show_the_table() -> None:
-    assets = {unstaged(spec.key.to_user_string())[0] for spec in defs().resolve_all_asset_specs()}
-    assert assets - {STATE} == PROMISES.keys()  # it is no artefact
-    assert promise_of("lora_checkpoint_10K") is PROMISES["lora_checkpoint"]
-    text = (PROJECT_ROOT / "docs" / "reproduce.md").read_text()
-    rows = [f"| {' | '.join(line)} |" for line in table()]
-    assert [line for line in rows if line not in text] == []
-
-
-def test_tensors_are_compared_by_their_numbers(tmp_path: Path) -> None:
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    for name, values in {"a": [1.0, 2.0], "b": [1.0, 2.0 + 1e-9], "c": [1.0], "d": [1.0, 3.0]}.items():
-        save_file({"x": np.array(values)}, tmp_path / f"{name}.safetensors")
-    far = [replaying._distance(tmp_path / "a.safetensors", tmp_path / f"{name}.safetensors") for name in "abcd"]
-    assert far[0] == 0 and 0 < far[1] < 1e-8 and far[2] == float("inf") and far[3] == pytest.approx(1 / 3)
