@@ -54,6 +54,8 @@ def check(options: Options) -> None:
         raise UserError("--follow reads growing files on this machine; read a URL without it")
     if options.follow:
         check_followed(options.inputs)
+    if options.cache == "none" and options.cache_size is not None:
+        raise UserError("--cache-size with --cache none: no verdict is kept; leave one of them out")
     if options.out == Path(STDIN):
         raise UserError("--out -: omit --out to write events to standard output")
     if options.replicas is not None and options.streams:
@@ -177,7 +179,8 @@ class Session:
         source = checked_source(self.options.inputs)
         flows, known = self.folder / "flows.parquet", self.folder / "reading.json"
         done = self.file.position.get("flows", 0) if self.file is not None else 0
-        content = read_before(known) if self.file is not None and self.file.resumed else None
+        resumed = self.file is not None and self.file.resumed
+        content = read_json(known) if resumed and known.exists() else None
         if content is not None and flows.exists():
             check_unchanged(source, content["files"], self.options.out)
         else:
@@ -347,11 +350,6 @@ def benign_classes(given: str | None, classes: list[str]) -> frozenset[str] | No
     if unknown := [name for name in named if name not in classes]:
         raise UserError(f"--benign {', '.join(unknown)}: the classes are {', '.join(classes)}")
     return frozenset(named)
-
-
-def read_before(path: Path) -> dict[str, Any] | None:
-    """Read what an earlier run noted of its reading; None if there is nothing."""
-    return dict(read_json(path)) if path.exists() else None
 
 
 def own_files(out: Path | None) -> tuple[Path, ...]:

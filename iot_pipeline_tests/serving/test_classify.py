@@ -190,6 +190,7 @@ def test_the_output_is_never_overwritten(student: Any, tmp_path: Path) -> None:
         (["-", "x.csv"], "cannot be combined"),
         (["x.csv", "--to", "xml"], "--to xml"),
         (["x.csv", "--explain", "some"], "--explain some"),
+        (["x.csv", "--cache", "none", "--cache-size", "9"], "--cache-size with --cache none"),
         (["x.csv", "--follow", "--to", "parquet"], "Parquet file cannot be read while it grows"),
         (["http://x/y.csv", "--follow"], "read a URL without it"),
         (["/", "--follow"], "'/' is not a file: --follow reads logs that grow"),
