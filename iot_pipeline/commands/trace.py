@@ -18,6 +18,7 @@ from iot_pipeline.teacher_factory import store_of
 from iot_pipeline.vocabulary import unstaged
 
 FILES_SHOWN = 6
+MOST_DIGITS = 18
 
 
 def trace(settings: Settings, words: list[str], stage: str | None, track: str | None) -> dict[str, Any]:
@@ -38,11 +39,11 @@ def trace(settings: Settings, words: list[str], stage: str | None, track: str | 
     lake = Lake(settings.lake_path, read_only=True)
     lake.check_exists()
     if words[0].lower() == "row":
-        if len(words) != 2 or not words[1].isdecimal():
+        if len(words) != 2 or (number := whole_number(words[1])) is None:
             raise UserError("say which row, from 1: `iot-pipeline trace row 17 --stage 10K --track paraphrased`")
         if stage is None or track is None:
             raise UserError("a training row needs --stage and --track, such as --stage 10K --track paraphrased")
-        return {"row": trace_row(lake, store_of(settings), int(words[1]), stage, track)}
+        return {"row": trace_row(lake, store_of(settings), number, stage, track)}
     name = " ".join(words)
     artefact = parse_artefact(name)
     if lake.manifest(artefact) is not None:
@@ -52,6 +53,11 @@ def trace(settings: Settings, words: list[str], stage: str | None, track: str | 
     if exhibit is None:
         raise UserError(_unknown(lake, exhibits, name))
     return _told(lake, exhibit, sources_of(lake, exhibit))
+
+
+def whole_number(text: str) -> int | None:
+    """Return a number of at most MOST_DIGITS digits, None for any other text: int() refuses more than 4,300 digits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def sources_of(lake: Lake, exhibit: Exhibit) -> list[ArtefactId]:

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iot_pipeline.commands.plain_page import link, page, table
-from iot_pipeline.commands.trace import chain_lines, row_lines, shared
+from iot_pipeline.commands.trace import chain_lines, row_lines, shared, whole_number
 from iot_pipeline.defs.asset_page import ROWS_URL, TRACE_URL, folder_url, rows_url, trace_url, trained_on, ui_page
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError, printable
@@ -125,9 +125,9 @@ class TracePages:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 12):
+    if (number := whole_number(text)) is None:
         raise UserError("Rows are numbered from 1.")
-    return max(1, int(text))
+    return max(1, number)
 
 
 def _pre(lines: Iterator[str] | list[str]) -> str:
