@@ -60,6 +60,10 @@ def test_slow_and_endless_clients_are_cut_off() -> None:
         assert b" 431 " in exchange(url, HEAD + b"X: " + b"x" * 70_000).splitlines()[0]
         whole = HEAD + b"X: " + b"x" * 9_000 + b"\r\nContent-Length: 2\r\n\r\n{}"  # in one piece
         assert b" 431 " in exchange(url, whole).splitlines()[0]
+        for target in (b"/", b"/healthz?", b"/#", b"http://"):
+            for size in (9_000, 60_000, 66_000):  # uvicorn calls one of more than 65,535 a bad request
+                long = b"GET " + target + b"x" * size + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+                assert b" 431 " in exchange(url, long).splitlines()[0]
         assert b" 400 " in exchange(url, b"\x16\x03\x01 no http\r\n\r\n").splitlines()[0]
         whole = exchange(url, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY), BODY)
         assert b" 200 " in whole.splitlines()[0]

@@ -37,7 +37,19 @@ def limited(limits: Limits) -> type[asyncio.Protocol]:
 
         def on_headers_complete(self) -> None:
             self._stop_timer()
+            if self._is_long():
+                raise ValueError("the target is too long")  # any error of a callback ends in send_400_response
             super().on_headers_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            if self._is_long():
+                self._close(LONG)
+            else:
+                super().send_400_response(msg)
+
+        def _is_long(self) -> bool:
+            """Return True if the target alone, of which the guard sees path and query, is longer than a head may be."""
+            return len(getattr(self, "url", b"")) > limits.header_bytes
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
