@@ -29,7 +29,7 @@ from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, finished
 from iot_pipeline.training.gpu_locks import cards_here, leased
 from iot_pipeline.training.launch import BUILD_BASE, MOST_CPU_PROCESSES, command, environment, processes_here
-from iot_pipeline.training.ray_launch import RayOptions, check_ray, ray_command
+from iot_pipeline.training.ray_launch import RayOptions, address_variable, check_ray, ray_command
 from iot_pipeline.training.reporter import describe_progress
 
 USAGE_TAG, USED = "iot_pipeline/", ("requests", "tokens", "usd")  # tags of a run that asked the teacher
@@ -147,10 +147,9 @@ class TrainerResource(dg.ConfigurableResource):
         if len(waiting) < len(configs):
             step.log("this training had ended before: its result is taken as it is")
         if waiting:
-            argv, cards = self._launch(
-                step, [config.write(config.out / "config.json") for config in waiting], processes
-            )
-            variables = environment(waiting[0].base, processes, waiting[0].threads)
+            written = [config.write(config.out / "config.json") for config in waiting]
+            argv, cluster, cards = self._launch(step, written, processes)
+            variables = environment(waiting[0].base, processes, waiting[0].threads) | cluster
             self._run(step, argv, variables, [config.out for config in waiting], leased(cards, processes, step.log))
         found: list[dict[str, Any]] = [read_json(config.out / "training.json") for config in configs]
         for config, facts in zip(configs, found, strict=True):
@@ -158,13 +157,14 @@ class TrainerResource(dg.ConfigurableResource):
                 raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
         return found
 
-    def _launch(self, step: Step, configs: list[Path], processes: int) -> tuple[list[str], list[str]]:
-        """Return the command line that trains, and the GPUs of this machine of which it needs a lease."""
+    def _launch(self, step: Step, configs: list[Path], processes: int) -> tuple[list[str], dict[str, str], list[str]]:
+        """Return the command line that trains, its variables, and the GPUs here of which it needs a lease."""
         run = step.settings.run
         if run.launcher == "local":
-            return command(configs, processes, launcher=self.launcher or run.trainer), cards_here()
-        argv = ray_command(configs, processes, RayOptions(run.ray_address, run.ray_gpus, run.ray_cpus))
-        return argv, cards_here() if run.ray_address is None and run.ray_gpus != 0 else []
+            return command(configs, processes, launcher=self.launcher or run.trainer), {}, cards_here()
+        options = RayOptions(run.ray_address, run.ray_gpus, run.ray_cpus)
+        cards = cards_here() if run.ray_address is None and run.ray_gpus != 0 else []
+        return ray_command(configs, processes, options), address_variable(options), cards
 
     def build_base(self, step: Step, config: BaseConfig) -> dict[str, Any]:
         """Build the tiny base in `config.out`, on the CPU; return its report. Raises dg.Failure as `train` does."""

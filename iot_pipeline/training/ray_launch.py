@@ -36,6 +36,7 @@ from iot_pipeline.training.reporter import complain, dagster_pipes
 
 MODULE, JOB = "iot_pipeline.training.ray_launch", "iot_pipeline.training.ray_job"
 PACKAGE = Path(__file__).parent.parent
+ADDRESS = "IOT_RAY_ADDRESS"  # http://HEAD:8265 of a cluster; without it a local Ray is started
 BEAT_S = 5.0  # seconds between signs of life; the job ends 30 s after the last (LEASE_S)
 NO_AGENT, STARTING_S = "No available agent", 60.0  # a head takes jobs a moment before any node can start one
 UNREACHABLE_S = 300.0  # seconds for which a cluster may not answer: its head restarts, or the network does
@@ -72,11 +73,19 @@ def check_ray() -> None:
 
 
 def ray_command(configs: Sequence[Path], workers: int, options: RayOptions) -> list[str]:
-    """Build the command line that trains by each configuration file on Ray; UserError without Ray."""
+    """Build the command line that trains by each configuration file on Ray; UserError without Ray.
+
+    The process also needs `address_variable`.
+    """
     check_ray()
-    given = {"--workers": workers, "--address": options.address, "--gpus": options.gpus, "--cpus": options.cpus}
+    given = {"--workers": workers, "--gpus": options.gpus, "--cpus": options.cpus}
     flags = [f"{name}={value}" for name, value in given.items() if value is not None]
     return [sys.executable, "-m", MODULE, *flags, *map(str, configs)]
+
+
+def address_variable(options: RayOptions) -> dict[str, str]:
+    """Return the variable that names the cluster: its address may have a password, and anyone sees a command line."""
+    return {ADDRESS: options.address or ""}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +93,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Train on Ray.")
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG.json")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--address", help="http://HEAD:8265 of a cluster; without it a local Ray is started")
     parser.add_argument("--gpus", type=float, help="GPUs of a worker; default 1 where the cluster has any")
     parser.add_argument("--cpus", type=int, help="CPUs of a worker")
     given = parser.parse_args(arguments)
@@ -92,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_ray()
         configs = [read_config(path) for path in given.configs]
-        options = RayOptions(given.address, given.gpus, given.cpus)
+        options = RayOptions(os.environ.get(ADDRESS) or None, given.gpus, given.cpus)
         os.environ.update(RAY_VARIABLES)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         threads = options.cpus or configs[0].threads or (1 if options.address else threads_of(given.workers))

@@ -20,7 +20,7 @@ from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.training import launch
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.ray_launch import RayOptions, ray_command
+from iot_pipeline.training.ray_launch import RayOptions, address_variable, ray_command
 from iot_pipeline_tests.tiny_model import CLASSES, chats, flow_texts, make_base
 
 MARK = "MARK_OF_TEST"  # variable that all processes of one training or cluster inherit
@@ -106,6 +106,7 @@ def start(config: TrainConfig, workers: int, options: RayOptions | None = None) 
     """Start a training on Ray, by default on one of its own."""
     path, mark = config.write(config.out / "config.json"), uuid.uuid4().hex
     variables = os.environ | launch.environment(config.base, workers, config.threads) | {MARK: mark}
+    variables |= address_variable(options or RayOptions())
     output = config.out / "output.txt"
     with output.open("w") as file:
         command = ray_command([path], workers, options or RayOptions())

@@ -116,6 +116,22 @@ def test_a_password_in_the_cluster_s_address_is_not_told() -> None:
     assert "hunter2" not in str(caught.value) and caught.value.__cause__ is None
 
 
+def test_a_password_in_the_cluster_s_address_is_not_in_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_launch, "check_ray", lambda: None)
+    monkeypatch.setattr(ray_launch, "exit_with_parent", lambda: None)
+    asked: list[str] = []
+    monkeypatch.setattr(ray_launch, "submit", lambda address, *_: asked.append(address) or 0)
+    options = RayOptions("http://me:hunter2@head:8265", cpus=2)
+    path = config_in(tmp_path, tmp_path).write(tmp_path / "config.json")
+    command = ray_command([path], 1, options)
+    assert "hunter2" not in str(command)
+    for name, value in ray_launch.address_variable(options).items():
+        monkeypatch.setenv(name, value)
+    assert ray_launch.main(command[3:]) == 0 and asked == [options.address]
+
+
 @needs_ray
 def test_the_reports_of_workers_are_kept_on_the_job_s_own_node(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
