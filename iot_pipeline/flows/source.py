@@ -6,7 +6,6 @@ import contextlib
 import glob
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from iot_pipeline.flows.reading.json_lines import is_json_lines, read_json_lines
 from iot_pipeline.flows.reading.other_formats import refuse_other_formats
 from iot_pipeline.flows.reading.parquet_table import MAGIC, read_parquet
 from iot_pipeline.flows.reading.parts import SOURCE_FILE, every_part
-from iot_pipeline.flows.reading.rejects import commonest
 from iot_pipeline.flows.reading.rules import Findings, Part, PlainFile, ReadingRules, rules_of
 from iot_pipeline.flows.reading.zeek import is_zeek, read_zeek
 from iot_pipeline.flows.reading.zeek_join import joined_logs
@@ -31,7 +29,6 @@ from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect, one, write_query
 from iot_pipeline.lake.atomic import sha256_file
 
-EXAMPLES = 5
 ACCEPTED = "give a CSV, Parquet, JSON lines, ARFF or Zeek log file, or an archive of them, or a glob."
 
 
@@ -144,10 +141,9 @@ def read_tables(
         write_query(connection, typed_query(connection, everything, kept, typed, findings), out)
         for sentence in findings.notes[told:]:
             say(sentence)
-    reasons = dict(Counter(line["reason"] for line in findings.lost).most_common())
+    lost, reasons = findings.lost, dict(findings.lost.rows.most_common())
     left_out, notes, encodings = dict(findings.left_out), findings.notes, findings.encodings
-    examples = findings.lost[:EXAMPLES]
-    return SourceReport(report, rows, columns, reasons, examples, findings.skipped, left_out, notes, encodings)
+    return SourceReport(report, rows, columns, reasons, lost.examples, findings.skipped, left_out, notes, encodings)
 
 
 def described(file: Path, urls: dict[Path, str]) -> dict[str, Any]:
@@ -222,10 +218,10 @@ def common_columns(parts: Sequence[Part], rules: ReadingRules, findings: Finding
 def check_lost(findings: Findings, rows: int, max_rejected_share: float) -> None:
     """Raise UserError if more lines are lost than allowed."""
     lost = findings.lost
-    if len(lost) > max_rejected_share * (rows + len(lost)):
+    if lost.number > max_rejected_share * (rows + lost.number):
         raise UserError(
-            f"{len(lost):,} of {rows + len(lost):,} lines are no rows of the table, more than the allowed "
-            f"{max_rejected_share:.2%}; {commonest(lost)}"
+            f"{lost.number:,} of {rows + lost.number:,} lines are no rows of the table, more than the allowed "
+            f"{max_rejected_share:.2%}; {lost.commonest()}"
         )
 
 

@@ -14,7 +14,7 @@ from iot_pipeline.flows.csv_lines import count_lines
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES, NAMELESS, Header, first_repeat, read_header
 from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note, unclear_copies
 from iot_pipeline.flows.reading.parts import settle_copies
-from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
+from iot_pipeline.flows.reading.rejects import cause, rejected_lines
 from iot_pipeline.flows.reading.rules import BLANK_ROW, REPEATED_HEADER, Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, one, scan, write_query
 
@@ -32,9 +32,9 @@ def read_csv(given: PlainFile) -> Part:
     lines = count_lines(name, plain, header.delimiter, header.skip + header.present)
     rows = write_rows(connection, name, plain, file, header, columns)
     lost = rejected_lines(connection, name, file.stem)
-    if lines is not None and rows + len(lost) != lines:
+    if lines is not None and rows + lost.number != lines:
         raise UserError(
-            f"{name} has {lines:,} lines after its header, of which {rows:,} were read and {len(lost):,} rejected: "
+            f"{name} has {lines:,} lines after its header, of which {rows:,} were read and {lost.number:,} rejected: "
             "write the file anew with one line a row."
         )
     repeats, changed = drop_repeats(connection, file, columns, header.raw_names) if header.present else (0, 0)
@@ -50,10 +50,10 @@ def read_csv(given: PlainFile) -> Part:
         findings.left_out[BLANK_ROW] += blank
         findings.note(f"{name}: {blank:,} lines in which {BLANK_ROW} are left out.")
     if rows == repeats + blank:
-        if lost:
-            raise UserError(f"{name} has no row: all of its {len(lost):,} lines are rejected; {commonest(lost)}")
+        if lost.number:
+            raise UserError(f"{name} has no row: all of its {lost.number:,} lines are rejected; {lost.commonest()}")
         raise UserError(f"{name} has column names but no rows.")
-    findings.lost += lost
+    findings.lost.include(lost)
     if copies:
         findings.note(copies_note(name, copies))
     settle_copies(connection, name, file, unclear_copies(header.raw_names, columns, copies), rules.needed)

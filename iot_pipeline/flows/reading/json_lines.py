@@ -29,7 +29,7 @@ from iot_pipeline.flows.reading.names import (
     unclear_copies,
 )
 from iot_pipeline.flows.reading.parts import settle_copies
-from iot_pipeline.flows.reading.rejects import cause, commonest
+from iot_pipeline.flows.reading.rejects import Lost, cause
 from iot_pipeline.flows.reading.rules import Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, scan, write_query
 
@@ -85,8 +85,8 @@ def read_json_lines(given: PlainFile) -> Part:
     lines.unlink(missing_ok=True)
     lost = broken_lines(name, plain, rows, rules.needed)
     if rows == 0:
-        raise UserError(f"{name} has no object of JSON; {commonest(lost)}")
-    findings.lost += lost
+        raise UserError(f"{name} has no object of JSON; {lost.commonest()}")
+    findings.lost.include(lost)
     if unset:
         findings.note(f"{name}: no line of it sets {', '.join(unset)}.")
     if copies:
@@ -154,8 +154,8 @@ def log_path(columns: list[str]) -> str:
     return "flowmeter" if "uid" in there and {"fwd_pkts_tot", "flow_duration"} & there else ""
 
 
-def broken_lines(name: str, plain: Path, rows: int, needed: Sequence[str]) -> list[dict[str, Any]]:
-    """Return {file, line, reason} of each line that is no object of JSON with each key once.
+def broken_lines(name: str, plain: Path, rows: int, needed: Sequence[str]) -> Lost:
+    """Return the lines that are no object of JSON with each key once.
 
     Args:
         name: Display name of the file.
@@ -166,14 +166,14 @@ def broken_lines(name: str, plain: Path, rows: int, needed: Sequence[str]) -> li
     with plain.open("rb") as handle:
         there = sum(1 for line in handle if line.strip())
     if there == rows:
-        return []
-    lost = []
+        return Lost()
+    lost = Lost()
     with plain.open("rb") as handle:
         for number, line in enumerate(handle, 1):
             if line.strip() and (reason := fault_of(line, needed)):
-                lost.append({"file": name, "line": number, "reason": reason})
-    if there != rows + len(lost):
-        raise UserError(f"{name} has {there:,} lines, of which {rows:,} were read and {len(lost):,} are no JSON.")
+                lost.add(name, number, reason)
+    if there != rows + lost.number:
+        raise UserError(f"{name} has {there:,} lines, of which {rows:,} were read and {lost.number:,} are no JSON.")
     return lost
 
 

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
+from iot_pipeline.flows.reading.rejects import Lost
 
 if TYPE_CHECKING:
     import duckdb
@@ -62,14 +63,14 @@ class Findings:
     """Lines, files and facts that reading found beside the rows.
 
     Attributes:
-        lost: File, line and reason of each line that could not be read as a row.
+        lost: Lines that could not be read as rows.
         left_out: Lines that are no rows and no loss, by reason: repeated headers, and those of blank cells.
         skipped: Files and members of archives that were not read.
         notes: One sentence for each thing that a person should know.
         encodings: Encoding of each file that is not UTF-8.
     """
 
-    lost: list[dict[str, Any]] = field(default_factory=list)
+    lost: Lost = field(default_factory=Lost)
     left_out: Counter[str] = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

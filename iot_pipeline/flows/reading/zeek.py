@@ -13,7 +13,6 @@ from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -23,7 +22,7 @@ from iot_pipeline.flows.csv_lines import count_lines
 from iot_pipeline.flows.reading.encodings import first_text
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
 from iot_pipeline.flows.reading.names import check_names, column_names, copies_note
-from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
+from iot_pipeline.flows.reading.rejects import cause, rejected_lines
 from iot_pipeline.flows.reading.rules import Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, write_query
 
@@ -120,37 +119,34 @@ def read_zeek(given: PlainFile) -> Part:
     fields, copies = column_names(header.fields, rules.needed)
     header = replace(header, fields=fields)
     check_names(name, fields)
-    plain, cut = without_cut_line(name, plain, file.with_suffix(".whole"))
+    plain, cut = without_cut_line(plain, file.with_suffix(".whole"))
     comments = check_comments(name, plain, header)
     if header.blanks:
         plain = tabs_for_blanks(plain, file.with_suffix(".tabs"), header)
     lines = count_lines(name, plain, "\0", header.lines, quoted=False)
     rows = write_rows(connection, name, plain, file, header)
     lost = rejected_lines(connection, name, file.stem, comment="#")
-    if rows + len(lost) + comments != lines:
+    if rows + lost.number + comments != lines:
         raise UserError(
             f"{name} has {lines:,} lines after its header, of which {rows:,} were read, {comments:,} are comments and "
-            f"{len(lost):,} rejected: write the log anew."
+            f"{lost.number:,} rejected: write the log anew."
         )
-    lost += cut
+    if cut is not None:
+        lost.add(name, cut, "the line has no end")
     if rows == 0:
-        raise UserError(f"{name} is a Zeek log without a row" + (f"; {commonest(lost)}" if lost else "."))
-    findings.lost += lost
+        raise UserError(f"{name} is a Zeek log without a row" + (f"; {lost.commonest()}" if lost.number else "."))
+    findings.lost.include(lost)
     if copies:
         findings.note(copies_note(name, copies))
     texts = frozenset(f for f, kind in zip(header.fields, header.types, strict=True) if kind not in NUMBER_TYPES)
     return Part(name, file, header.fields, header.path or "zeek", texts)
 
 
-def without_cut_line(name: str, plain: Path, copy: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """Return a log without a last line that has no end, and that line as one that is lost.
+def without_cut_line(plain: Path, copy: Path) -> tuple[Path, int | None]:
+    """Return a log without a last line that has no end, and the number of that line, which is lost.
 
     Zeek ends every line: of such a line a number may lack digits, as where a log was copied while it grew.
-
-    Args:
-        name: Display name for messages.
-        plain: The log.
-        copy: File to write if need be.
+    `copy`: file to write if need be.
     """
     with plain.open("rb") as handle:
         size = handle.seek(0, os.SEEK_END)
@@ -158,13 +154,13 @@ def without_cut_line(name: str, plain: Path, copy: Path) -> tuple[Path, list[dic
         end = handle.read()
     rest = end.rpartition(b"\n")[2]
     if not rest.strip() or rest.startswith(b"#") or len(rest) == len(end):
-        return plain, []
+        return plain, None
     with plain.open("rb") as incoming, copy.open("wb") as outgoing:
         shutil.copyfileobj(incoming, outgoing)
         outgoing.truncate(size - len(rest))
     with copy.open("rb") as handle:
         line = sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(CHUNK), b"")) + 1
-    return copy, [{"file": name, "line": line, "reason": "the line has no end"}]
+    return copy, line
 
 
 def check_comments(name: str, plain: Path, header: LogHeader) -> int:
