@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,11 @@ def _own_settings(file: Path) -> dict[str, str]:
     Those of the machine would write or send elsewhere (a store of answers, a webhook), and `${NAME}` in a source's URL
     would send the value of a variable, such as a key.
     """
-    found = {name: value or "" for name, value in dotenv_values(file, interpolate=False).items()}
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):  # without it the defaults would be taken for the bundle's
+        raise UserError(f"{file} cannot be read; such a bundle is not run") from None
+    found = {name: value or "" for name, value in dotenv_values(stream=StringIO(text), interpolate=False).items()}
     for name, value in found.items():
         if not decides_content(name):
             raise UserError(f"{file} sets {name}, which is not for a bundle to set; such a bundle is not run")
@@ -156,6 +161,9 @@ def differing_cells(was: list[Exhibit], now: list[Exhibit]) -> list[str]:
             continue
         if len(one.rows) != len(other.rows):
             found.append(f"{one.name}: {len(one.rows)} rows, now {len(other.rows)}")
+            continue
+        if one.columns != other.columns or list(map(len, one.rows)) != list(map(len, other.rows)):
+            found.append(f"{one.name}: other columns")
             continue
         for row, new in zip(one.rows, other.rows, strict=True):
             found += [f"{one.name}, {told}" for told in _in_row(one, row, new)]

@@ -205,16 +205,19 @@ def _write_figure(folder: Path, name: str, image: bytes) -> list[str]:
 
 
 def read_exhibits(folder: Path) -> list[Exhibit]:
-    """Read exhibits.json of a report. Raises UserError if the report was made before reports had it."""
+    """Read exhibits.json of a report. Raises UserError if other code made the report, or a stranger the file."""
     if not (folder / FILE).is_file():
         raise UserError(f"{folder / FILE} is missing: the report was made by earlier code; `iot-pipeline run`")
-    found = read_json(folder / FILE)
-    return [Exhibit(**{k: v for k, v in one.items() if k not in ("id", "name")}) for one in found]
+    try:
+        found = read_json(folder / FILE)
+        return [Exhibit(**{k: v for k, v in one.items() if k not in ("id", "name")}) for one in found]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{folder / FILE} is no list of exhibits as this code writes it") from None
 
 
 def exhibit_named(exhibits: Sequence[Exhibit], name: str) -> Exhibit | None:
     """Return the exhibit that a user names as `table-3`, `Table 3`, `#table-3` or `fig. 2`; None if there is none."""
-    found = re.fullmatch(r"#?(table|tab|figure|fig|number)[-. ]*(\d+)", name.strip().lower())
+    found = re.fullmatch(r"#?(table|tab|figure|fig|number)[-. ]*(\d{1,9})", name.strip().lower())
     if found is None:
         return None
     kind = {"tab": "table", "fig": "figure"}.get(found[1], found[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import markdown
 from iot_pipeline.reporting.exhibits import Exhibit, Numbering, exhibit_named, read_exhibits, write_exhibits
@@ -93,3 +94,11 @@ def test_an_exhibit_is_found_by_any_of_its_names(name: str) -> None:
     exhibits = [Exhibit("figure", 2, "data", ""), Exhibit("table", 2, "data", "")]
     assert exhibit_named(exhibits, name) == exhibits[1]
     assert exhibit_named(exhibits, "table-3") is None and exhibit_named(exhibits, "original") is None
+    assert exhibit_named(exhibits, f"table-{'9' * 5000}") is None  # int() takes 4,300 digits at most
+
+
+@pytest.mark.parametrize("content", ["[", "3", '["table"]', '[{"kind": "table", "seen": 1}]'])
+def test_a_list_of_exhibits_by_other_code_is_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "exhibits.json").write_text(content)
+    with pytest.raises(UserError, match="is no list of exhibits"):
+        read_exhibits(tmp_path)
