@@ -175,7 +175,8 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
         if not first["loc"]:  # settings that conflict: the message names them
             raise UserError(first["msg"].removeprefix("Value error, ")) from None
         name = str(first["loc"][1 if first["loc"][0] in SECTIONS else 0])
-        told = "" if _is_secret(name) else f" (got {first['input']!r})"
+        # An address may hold a password (IOT_RAY_ADDRESS=ray://user:password@head).
+        told = "" if _is_secret(name) or "://" in str(first["input"]) else f" (got {first['input']!r})"
         raise UserError(f"IOT_{name.upper()}: {first['msg'].removeprefix('Value error, ')}{told}") from None
 
 

@@ -174,6 +174,12 @@ def test_a_line_of_the_env_file_without_effect_is_named(
     assert "secret" not in str(caught.value) and "hidden" not in str(caught.value)
 
 
+def test_a_password_in_a_wrong_address_is_not_told() -> None:
+    with pytest.raises(UserError, match="IOT_RAY_ADDRESS") as caught:
+        load_settings({"IOT_RAY_ADDRESS": "ray://me:hunter2@head:10001"})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_what_a_list_names_twice_counts_once() -> None:
     chosen = load_settings({"IOT_STAGES": "30K, 10K,30K", "IOT_SEEDS": "2,1,2"})
     assert (chosen.run.stages, chosen.student.seeds) == (["30K", "10K"], [2, 1])
