@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -12,14 +13,20 @@ import tempfile
 from collections.abc import Iterator, Mapping
 
 from iot_pipeline.embedded_teacher.faults import check_faults
-from iot_pipeline.env_file import PROJECT_ROOT, SERVE_TOKEN
+from iot_pipeline.env_file import PROJECT_ROOT
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.store.database import SETTING
 
 # Of a server that neither answers nor ends. A second of computing is a minute and more where forty processes share two
 # cores; one that fails ends, and is told at once.
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 5.0
+# Settings may be addresses with a password (a store's, a broker's), and the server reads none.
+SECRET = re.compile(r"IOT_.*|.*(_KEY|_KEY_ID|_TOKEN|_SECRET|PASSWORD)")
+
+
+def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are no secret and no setting: the server needs neither."""
+    return {name: value for name, value in variables.items() if not SECRET.fullmatch(name)}
 
 
 @contextlib.contextmanager
@@ -30,10 +37,7 @@ def embedded_server(faults: Mapping[str, float] | None = None, seed: int = 0, **
     batches.ServerOptions. Raises UserError if the server does not start.
     """
     told = {"faults": check_faults(faults or {}), "seed": seed, "options": options, "parent": os.getpid()}
-    # The server needs no secrets: drop API keys, tokens and the store's URL, which may contain a password.
-    environment = {
-        k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k not in (SETTING, SERVE_TOKEN)
-    }
+    environment = without_secrets(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as complaints:
         # A session of its own: Ctrl-C does not stop the server before the client has saved its answers.
