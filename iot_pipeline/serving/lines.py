@@ -30,7 +30,8 @@ from iot_pipeline.serving.prepared import MOST_NOTES, Losses, Reading
 
 JOINED = ("conn", "flowmeter")
 OTHER = {"conn": "flowmeter", "flowmeter": "conn"}  # the log that a log's lines wait for
-MOST_WAITING = 100_000  # lines that wait for the other log; beyond them the oldest wait no longer
+# Lines that wait for the other log, and their characters; beyond them the oldest wait no longer.
+MOST_WAITING, MOST_WAITING_CHARACTERS = 100_000, 256_000_000
 # A header without the columns that are needed is no matter of single lines.
 WRONG_TABLE = re.compile(r" lacks \d+ of the columns| of the columns needed: ")
 ALONE = {"conn": "no line in flowmeter.log", "flowmeter": "no line in conn.log"}
@@ -145,6 +146,7 @@ class Joiner:
     def __init__(self, wait_s: float, losses: Losses, invalid: str) -> None:
         self.wait_s, self._losses, self._invalid = wait_s, losses, invalid
         self._waiting: dict[tuple[str, str], Waiting] = {}
+        self._characters = 0  # of the waiting lines
         self.kinds: Counter[str] = Counter()
 
     def add(self, line: Line, uid: str | None) -> list[Line]:
@@ -157,18 +159,21 @@ class Joiner:
         if (earlier := self._pop(line.kind, uid)) is not None:
             self._lose(earlier, f"the uid came twice in {line.kind}.log")
         self._put(line, uid)
-        if len(self._waiting) > MOST_WAITING and (oldest := self._pop(*next(iter(self._waiting)))) is not None:
-            self._lose(oldest, "too many lines wait for the other log")
+        while len(self._waiting) > MOST_WAITING or self._characters > MOST_WAITING_CHARACTERS:
+            if (oldest := self._pop(*next(iter(self._waiting)))) is not None:
+                self._lose(oldest, "too many lines wait for the other log")
         return []
 
     def _put(self, line: Line, uid: str) -> None:
         self._waiting[line.kind, uid] = Waiting(time.monotonic(), line)
         self.kinds[line.kind] += 1
+        self._characters += len(line.text)
 
     def _pop(self, kind: str, uid: str) -> Line | None:
         if (found := self._waiting.pop((kind, uid), None)) is None:
             return None
         self.kinds[kind] -= 1
+        self._characters -= len(found.line.text)
         return found.line
 
     def expire(self, everything: bool = False, behind: Container[str] = ()) -> None:

@@ -141,6 +141,19 @@ def test_a_log_that_is_read_faster_than_the_other_one_waits_for_it(
     assert len(list(follow(paths, 1_200, losses, wait_s, seconds=8))) == 1_200 and not losses.rows
 
 
+def test_long_lines_that_wait_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MOST_WAITING_CHARACTERS", 1_000)
+    losses = Losses()
+    joiner = lines.Joiner(30.0, losses, "skip")
+    given = [lines.Line("conn.log", "conn", "", f"{number}" + "x" * 399) for number in range(5)]
+    assert all(joiner.add(line, f"C{number}") == [] for number, line in enumerate(given))
+    assert [uid for uid, *_ in joiner.state()] == ["C3", "C4"] and joiner.kinds["conn"] == 2
+    assert losses.rows == {"too many lines wait for the other log": 3}
+    other = lines.Line("flowmeter.log", "flowmeter", "", "y")
+    assert joiner.add(other, "C4") == [given[4], other] and joiner.add(given[0], "C5") == []
+    assert [uid for uid, *_ in joiner.state()] == ["C3", "C5"]
+
+
 def test_a_log_of_which_much_has_no_counterpart_does_not_stop_the_other_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
