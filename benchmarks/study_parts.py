@@ -19,7 +19,7 @@ from typing import Any
 from result import RESULTS, save, stamped
 from study import DOCS
 
-from iot_pipeline.defs.evaluation.study import BASELINES, PSEUDO, arm_name, contrasts
+from iot_pipeline.defs.evaluation.arms import BASELINES, PSEUDO, arm_name, contrasts
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.evaluate import align
 from iot_pipeline.evaluation.metrics import predict

@@ -57,8 +57,7 @@ KINDS = {
     plan.STATE: {"markdown"},
 }
 KINDS_OF_GROUP = {"quality": {"duckdb"}, "prompts": {"markdown"}, "evaluation": {"pytorch"}, "report": {"markdown"}}
-# What these are made by, named one by one: hours follow, so nothing else of their group may make them stale. What these
-# modules import of their own group does not count by itself (lake/code_version.py), so it is named too.
+# What these are made by, named one by one: hours follow, so nothing else of their group may make them stale.
 CODE = {
     "base_model": ("iot_pipeline.tiny_base.__main__", "iot_pipeline.models.smollm2"),
     "training_split": (
@@ -73,12 +72,11 @@ CODE = {
     "pseudo_label_baseline": ("iot_pipeline.defs.baseline.distil",),
     "paper_protocol": ("iot_pipeline.defs.training.paper", "iot_pipeline.training.train"),
     "data_grid": ("iot_pipeline.defs.training.grid", "iot_pipeline.training.train"),
-    "eval_metrics": ("iot_pipeline.defs.evaluation.assets", "iot_pipeline.defs.evaluation.unknown_fit"),
-    "study": ("iot_pipeline.defs.evaluation.study", "iot_pipeline.defs.evaluation.grid"),
+    "study": ("iot_pipeline.defs.evaluation.study",),
     "zero_shot_teacher": ("iot_pipeline.defs.evaluation.zero_shot",),
     "reason_baselines": ("iot_pipeline.defs.evaluation.reason_baselines",),
     "reasons": ("iot_pipeline.defs.evaluation.reasons",),
-    "unknown_detection": ("iot_pipeline.defs.evaluation.unknown", "iot_pipeline.defs.evaluation.unknown_students"),
+    "unknown_detection": ("iot_pipeline.defs.evaluation.unknown",),
 }
 version_of = cache(code_version)
 

@@ -37,6 +37,7 @@ PLUMBING = tuple(
         "defs.checks",
         "defs.column_lineage",
         "defs.dagster_internals",
+        "defs.evaluation.on_ray",
         "defs.execute",
         "defs.lake_state",
         "defs.partitions",
@@ -61,6 +62,7 @@ PLUMBING = tuple(
     )
 )
 REPORTING = f"{PACKAGE}.reporting"
+DEFINERS = ("asset", "asset_check", "multi_asset", "multi_asset_check")
 DATA_SUFFIXES = {".yaml", ".json", ".j2", ".css"}
 RULE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # facts found by another rule are not used
 STORE = Path(__file__).parent / "__pycache__" / "code_facts.json"
@@ -70,7 +72,7 @@ def code_version(*modules: str) -> str:
     """Return the code version of `modules`: a digest of them and of the project modules they import.
 
     Comments and docstrings do not count. Modules imported inside functions do, and so do data files (YAML, templates)
-    that a module names. Modules with assets do not count: what an asset takes from another one is an input.
+    that a module names. Modules that define assets do not count: what an asset takes from another one is an input.
     """
     digest, known = hashlib.sha256(), dict(_known())
     for name in sorted(closure(frozenset(modules))):
@@ -86,8 +88,8 @@ def code_version(*modules: str) -> str:
 def closure(entries: frozenset[str]) -> frozenset[str]:
     """Return `entries` and the project modules that they import, directly or through others.
 
-    PLUMBING and modules in folders of `defs/`, of the entries' own group too, are left out unless they are entries
-    themselves, and so is reporting unless an entry belongs to it or to the report.
+    PLUMBING and modules that define assets are left out unless they are entries themselves, and so is reporting unless
+    an entry belongs to it or to the report.
     """
     reports = any(entry.startswith((REPORTING, f"{PACKAGE}.defs.report")) for entry in entries)
     skipped = {*PLUMBING} if reports else {*PLUMBING, REPORTING}
@@ -97,17 +99,14 @@ def closure(entries: frozenset[str]) -> frozenset[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [other for other in _imports(name) if not (_is_assets(other) or skipped & _packages(other))]
+            counted = (other for other in _imports(name) if not skipped & _packages(other))
+            waiting += [other for other in counted if not _facts(other)["assets"]]
     return frozenset(found)
 
 
 def _packages(name: str) -> set[str]:
     """Return a module's name and the names of the packages around it."""
     return set(itertools.accumulate(name.split("."), "{}.{}".format))
-
-
-def _is_assets(name: str) -> bool:
-    return name.startswith(f"{PACKAGE}.defs.") and name.count(".") > 2
 
 
 def _file(name: str) -> Path | None:
@@ -119,10 +118,11 @@ def _file(name: str) -> Path | None:
 class _Facts(TypedDict):
     """Facts of a module: imports (`from a import b` as [`a.b`, `a`]), digest of its code, data files that it names.
 
-    `source` is the sha256 of the source that was parsed.
+    `source` is the sha256 of the source that was parsed. `assets`: whether it defines Dagster assets or checks.
     """
 
     source: str
+    assets: bool
     imports: list[list[str]]
     digest: str
     data: list[str]
@@ -142,11 +142,17 @@ def _facts(name: str) -> _Facts:
         texts = {text for text in constants if isinstance(text, str)}
         known[name] = {
             "source": source,
+            "assets": any(_is_definer(node) for node in ast.walk(tree)),
             "imports": list(_named_imports(tree)),
             "digest": hashlib.sha256(_canonical(tree).encode()).hexdigest(),
             "data": sorted(text for text in texts if Path(text).suffix in DATA_SUFFIXES),
         }
     return known[name]
+
+
+def _is_definer(node: ast.AST) -> bool:
+    """True for `dg.asset` and `dg.asset_check`, as decorators or calls."""
+    return isinstance(node, ast.Attribute) and node.attr in DEFINERS and ast.unparse(node.value) == "dg"
 
 
 @cache

@@ -10,7 +10,7 @@ import pytest
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.augmentation import assets as augmentation
 from iot_pipeline.defs.evaluation import assets as evaluation
-from iot_pipeline.defs.evaluation import unknown_students
+from iot_pipeline.defs.evaluation import students, unknown_students
 from iot_pipeline.defs.flows import assets as flows
 from iot_pipeline.defs.prompts import assets as prompts
 from iot_pipeline.defs.splits import assets as splits
@@ -63,7 +63,7 @@ def fill(patch: pytest.MonkeyPatch, root: Path) -> None:
 @pytest.fixture
 def student(monkeypatch: pytest.MonkeyPatch) -> Student:
     opened = Student()
-    for module in (evaluation, grid, paper, unknown_students):
+    for module in (students, grid, paper, unknown_students):
         monkeypatch.setattr(module, "opened_student", opened.opened)
     for module in (evaluation, unknown_students):
         monkeypatch.setattr(module, "label_rows", lambda _student, classes: np.zeros((len(classes), 5)))

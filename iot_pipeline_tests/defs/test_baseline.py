@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iot_pipeline.baseline.result import BaselineResult
-from iot_pipeline.defs.baseline.assets import configurations, score
+from iot_pipeline.defs.baseline.fitting import configurations, score
 from iot_pipeline.defs.recording import Step
 from iot_pipeline.evaluation.evaluate import evaluate_predictions
 from iot_pipeline.evaluation.predictions import read_predictions

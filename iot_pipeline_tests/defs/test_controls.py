@@ -14,8 +14,8 @@ import pytest
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs.augmentation import assets as augmentation
+from iot_pipeline.defs.evaluation.arms import contrasts
 from iot_pipeline.defs.evaluation.assets import eval_metrics, largest_of
-from iot_pipeline.defs.evaluation.study import contrasts
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.report import assets as report
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs.evaluation.study import contrasts, study
+from iot_pipeline.defs.evaluation.arms import contrasts
+from iot_pipeline.defs.evaluation.study import study
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.study import ONE_SEED

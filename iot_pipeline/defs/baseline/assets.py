@@ -1,26 +1,18 @@
 """Asset group baseline: models that the student is compared with, on the same rows and the same test set."""
 
-import os
-
 import dagster as dg
 import pandas as pd
 
-from iot_pipeline.baseline.automl import AutoMLConfig, run_automl
+from iot_pipeline.baseline.automl import run_automl
 from iot_pipeline.baseline.hash_lookup import run_hash_lookup
 from iot_pipeline.baseline.lightgbm import run_lightgbm
 from iot_pipeline.baseline.majority import run_majority
 from iot_pipeline.baseline.nearest import run_nearest
-from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.baseline.row_split import run_row_split
-from iot_pipeline.defs.inputs import flows_of, labelled_rows, printed_spec, records_of
+from iot_pipeline.defs.baseline.fitting import configurations, rows_and_sides, score
+from iot_pipeline.defs.inputs import flows_of, printed_spec
 from iot_pipeline.defs.partitions import baseline_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
-from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
-from iot_pipeline.evaluation.metrics import apply_temperature, fit_temperature
-from iot_pipeline.evaluation.predictions import write_predictions
-from iot_pipeline.evaluation.views import read_side
-from iot_pipeline.flows.dataset import distinct_flows, side_records
-from iot_pipeline.reporting import figures
 from iot_pipeline.vocabulary import STAGES
 
 
@@ -47,26 +39,6 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     return step.result()
 
 
-def rows_and_sides(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Return the stage's training rows, exactly the student's, and the distinct flows of calibration and test side."""
-    flows, records = flows_of(step), records_of(step)
-    train = labelled_rows(step, step.artefact.partition)
-    return train, {side: distinct_flows(flows, records, side) for side in ("calibration", "test")}
-
-
-def configurations(step: Step) -> list[AutoMLConfig]:
-    """Return AutoGluon's configurations: the fixed one, and a time-limited preset if one is set.
-
-    Students are compared with the fixed one. Only the preset reads IOT_AUTOML_SECONDS.
-    """
-    preset, seed = step.settings.baseline.preset, step.settings.data.seed
-    cores = step.settings.run.threads or os.cpu_count() or 1
-    fixed = AutoMLConfig(seed=seed, cores=cores)
-    if preset == "fixed":
-        return [fixed]
-    return [fixed, AutoMLConfig(preset, step.settings.baseline.seconds, seed, cores)]
-
-
 def measure_row_split(step: Step, names: list[str], classes: list[str]) -> None:
     """Write the accuracy that AutoML's fixed configuration has on a split by row, as the prior work measured it.
 
@@ -77,24 +49,3 @@ def measure_row_split(step: Step, names: list[str], classes: list[str]) -> None:
     step.json("row_split.json", found)
     step.json("timing_row_split.json", timings, volatile=True)
     step.summarise(row_split_accuracy=found["accuracy"], row_split_seconds=round(timings["total_s"], 1))
-
-
-def score(step: Step, result: BaselineResult) -> None:
-    """Calibrate and evaluate one baseline; write calibrated predictions and metrics under its name."""
-    records = records_of(step)
-    classes, seed = step.spec.classes, step.settings.data.seed
-    calibration = read_side(side_records(records, "calibration"), classes)
-    fitted = fit_temperature(calibration, align(calibration, result.group_ids, result.log_probs))
-    facts = evaluate_predictions(
-        side_records(records, "test"), result.group_ids, result.log_probs, classes, seed, fitted["temperature"]
-    )
-    calibrated = apply_temperature(result.log_probs, fitted["temperature"])
-    write_predictions(step.folder / f"predictions_{result.name}.parquet", result.group_ids, calibrated, classes)
-    step.json(f"eval_{result.name}.json", facts | {"calibration": fitted, "model": result.report})
-    step.json(f"timing_{result.name}.json", result.timings, volatile=True)
-    distinct = facts["views"]["distinct"]
-    for view in ("distinct", "row"):
-        step.summarise(**{f"{result.name}_{view}": facts["views"][view]["accuracy"]})
-    if result.name == "automl":
-        title = f"AutoML, {step.artefact.partition}"
-        step.png("confusion.png", figures.confusion(distinct["confusion"], classes, title), f"Confusion, {title}")

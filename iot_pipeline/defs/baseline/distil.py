@@ -7,7 +7,7 @@ import pandas as pd
 
 from iot_pipeline.baseline.automl import run_automl
 from iot_pipeline.baseline.distil import cross_fitted, pseudo_labelled
-from iot_pipeline.defs.baseline.assets import configurations, rows_and_sides, score
+from iot_pipeline.defs.baseline.fitting import configurations, rows_and_sides, score
 from iot_pipeline.defs.inputs import PROBABILITIES, flows_of, labelled_rows, probabilities_of, records_of
 from iot_pipeline.defs.partitions import baseline_partitions
 from iot_pipeline.defs.recording import LakeResource, Step

@@ -1,28 +1,21 @@
 """Free baselines of explanations on a stage's rows, and the teacher, by the rules of right reasons."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from iot_pipeline.augmentation.answers import parse_answer
-from iot_pipeline.baseline.contributions import Contributions, TreePaths, explain_lightgbm, explain_tree
-from iot_pipeline.defs.evaluation.assets import explained_flows
+from iot_pipeline.baseline.contributions import explain_lightgbm, explain_tree
+from iot_pipeline.defs.evaluation.free_file import FREE, write_free
+from iot_pipeline.defs.evaluation.students import explained_flows
 from iot_pipeline.defs.inputs import flows_of, labelled_rows, records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.free_explanations import tree_answers
-from iot_pipeline.evaluation.right_reasons import FreeBaselines, teacher_reasons
+from iot_pipeline.evaluation.right_reasons import teacher_reasons
 from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.dataset import distinct_flows, side_records, side_texts
-from iot_pipeline.lake.atomic import write_table
-
-FREE = "free_explanations.parquet"
 
 
 @dg.asset(
@@ -74,31 +67,3 @@ def teacher_answers(step: Step) -> list[tuple[str, str, str, str]]:
     with (step.input("validation_answers") / "track.jsonl").open(encoding="utf-8") as lines:
         told = [[turn["content"] for turn in json.loads(line)["messages"]] for line in lines]
     return [(groups[flow], flow, answer, parse_answer(answer).label) for flow, answer in told]
-
-
-def write_free(
-    path: Path, groups: list[str], made: Contributions, tree: TreePaths, answers: list[str], classes: list[str]
-) -> None:
-    """Write LightGBM's class and contributions to each class, and the tree's class and answer, by flow group.
-
-    Args:
-        path: Parquet file to write.
-        groups: Flow groups of the test flows [n].
-        made: Classes and contributions of LightGBM; the first n are theirs.
-        tree: Classes of the tree [n].
-        answers: Answers of the tree [n].
-        classes: Class names.
-    """
-    found: dict[str, Any] = {"flow_group": groups, "label": made.labels[: len(groups)]}
-    found |= {"tree_label": tree.labels, "tree_answer": answers}
-    values = made.values[: len(groups)].astype(np.float32)  # half the size
-    found |= {f"toward {name}": list(values[:, code]) for code, name in enumerate(classes)}
-    write_table(path, pa.table(found))
-
-
-def read_free(path: Path, groups: list[str], classes: list[str]) -> FreeBaselines:
-    """Read what `write_free` wrote of these flow groups, in their order; KeyError for one that it lacks."""
-    table = pq.read_table(path).to_pandas().set_index("flow_group").loc[groups]
-    toward = [np.stack(table[f"toward {name}"].tolist()) for name in classes]
-    values = np.stack(toward, axis=1).astype(np.float64)
-    return FreeBaselines(table["label"].tolist(), values, table["tree_label"].tolist(), table["tree_answer"].tolist())

@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 
-from iot_pipeline.defs.evaluation.assets import DATA, class_scores, explained_flows, student
-from iot_pipeline.defs.evaluation.reason_baselines import FREE, read_free
+from iot_pipeline.defs.evaluation.free_file import FREE, read_free
+from iot_pipeline.defs.evaluation.students import DATA, class_scores, explained_flows, student
 from iot_pipeline.defs.inputs import records_of, writer_of
 from iot_pipeline.defs.partitions import checkpoint_dep, stage_dep, student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step

@@ -7,7 +7,7 @@ import dagster as dg
 import pyarrow as pa
 
 from iot_pipeline.augmentation.zero_shot import accept, named_class
-from iot_pipeline.defs.evaluation.study import BASELINES, baseline_arms, student_arms
+from iot_pipeline.defs.evaluation.arms import BASELINES, baseline_arms, student_arms
 from iot_pipeline.defs.inputs import records_of
 from iot_pipeline.defs.partitions import prompt_dep
 from iot_pipeline.defs.recording import LakeResource, Step

@@ -25,7 +25,7 @@ from iot_pipeline.defs.recipe import config_in_work_folder, recipe_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.defs.training.class_rows import write_class_rows
-from iot_pipeline.defs.training.rows import Chats, read_rows, training_rows, validation_rows, write_rows
+from iot_pipeline.defs.training.rows import Chats, read_rows, tensor_files, training_rows, validation_rows, write_rows
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import pool_size, side_records, side_texts, stage_texts
 from iot_pipeline.flows.split import stage_rows
@@ -63,12 +63,11 @@ SHOWN_TIMINGS = (
     "train_seconds",
 )
 
-COMMON: dict[str, Any] = {"group_name": "training"}
 TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled flows, no pre-trained language model"
 
 
 @dg.asset(
-    **COMMON,
+    group_name="training",
     deps=["flow_texts", "evaluation_split", "training_order"],
     check_specs=check_specs("base_model", "base_is_fit"),
 )
@@ -217,7 +216,7 @@ def training_split(stage: str) -> dg.AssetsDefinition:
     name, check, partitions = staged("training_split", stage), "rows_complete_and_supervised", tensor_partitions()
 
     @dg.asset(
-        **COMMON,
+        group_name="training",
         name=name,
         partitions_def=partitions,
         deps=[
@@ -278,12 +277,12 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
     """Define the checkpoint asset of one stage; it depends on the previous stage, from which it may start."""
     name, previous = staged("lora_checkpoint", stage), previous_stage(stage)
     partitions = student_partitions(trained_arms())
-    deps = ["base_model", tensors_dep(staged("training_split", stage))]
+    deps: list[str | dg.AssetDep] = ["base_model", tensors_dep(staged("training_split", stage))]
     if previous:
         deps.append(dg.AssetDep(staged("lora_checkpoint", previous)))
 
     @dg.asset(
-        **COMMON,
+        group_name="training",
         name=name,
         partitions_def=partitions,
         deps=deps,
@@ -332,13 +331,6 @@ def train_config(step: Step, stage: str, trained: Trained, previous: str | None)
         "warm_start": step.input(staged("lora_checkpoint", warm), trained.key) if warm else None,
     }
     return config_in_work_folder(step, values)
-
-
-def tensor_files(step: Step, tensors: Path) -> dict[str, Path | None]:
-    """Return the files of training tensors that a training reads, by the name of its setting."""
-    classes = tensors / "classes.safetensors" if step.settings.student.class_rows else None
-    files = {"tensors": tensors / "train.safetensors", "validation": tensors / "validation.safetensors"}
-    return {**files, "classes": classes}
 
 
 training_splits = [training_split(stage) for stage in STAGES]

@@ -13,7 +13,7 @@ from iot_pipeline.defs.partitions import budget_dep, grid_partitions, tensors_of
 from iot_pipeline.defs.recipe import config_in_work_folder, recipe_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, opened_student
-from iot_pipeline.defs.training.assets import COMMON, tensor_files
+from iot_pipeline.defs.training.rows import tensor_files
 from iot_pipeline.evaluation.evaluate import evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import side_records, side_texts
@@ -32,7 +32,7 @@ def data_grid(stage: str) -> dg.AssetsDefinition:
     name, check, partitions = staged("data_grid", stage), "tokens_are_equal", grid_partitions(stage)
 
     @dg.asset(
-        **COMMON,
+        group_name="training",
         name=name,
         partitions_def=partitions,
         pool="gpu",

@@ -22,7 +22,6 @@ from iot_pipeline.defs.recipe import recipe_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
 from iot_pipeline.defs.tracks import prompt_of, track_config
-from iot_pipeline.defs.training.assets import COMMON
 from iot_pipeline.defs.training.rows import read_rows
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
@@ -73,7 +72,7 @@ WRITTEN_AT_ONCE = 128  # answers of one batch
 
 
 @dg.asset(
-    **COMMON,
+    group_name="training",
     pool="gpu",
     deps=["flow_texts", "evaluation_split", "training_order", "base_model", "original", prompt_dep("original")],
 )

@@ -116,3 +116,10 @@ def read_rows(jsonl: Path) -> Iterator[Row]:
     with jsonl.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
+
+
+def tensor_files(step: Step, tensors: Path) -> dict[str, Path | None]:
+    """Return the files of training tensors that a training reads, by the name of its setting."""
+    classes = tensors / "classes.safetensors" if step.settings.student.class_rows else None
+    files = {"tensors": tensors / "train.safetensors", "validation": tensors / "validation.safetensors"}
+    return {**files, "classes": classes}
