@@ -40,7 +40,10 @@ def examine(settings: Settings, versions: Callable[[], Mapping[str, str]], folde
     else:
         present = versions()
         _compare_report(lake, found, present)
-        found.stale = [str(one) for one in stale_roots(lake, present, present_value(lake, settings))]
+        try:
+            found.stale = [str(one) for one in stale_roots(lake, present, present_value(lake, settings))]
+        except UserError as error:  # an input whose name leads out of the lake, which is a mismatch already
+            found.notes.append(f"settings and code were not compared: {error}")
     keep_verdict(lake, found)
     return found
 

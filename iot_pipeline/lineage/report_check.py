@@ -86,7 +86,12 @@ def check_report(lake: Lake, same_machine: bool = True) -> ReportCheck:
 
 
 def facts_of(lake: Lake, manifest: Manifest) -> Facts:
-    """Return the facts that a report was rendered from: those of the inputs that its manifest names."""
+    """Return the facts that a report was rendered from: those of the inputs that its manifest names.
+
+    Raises UserError if the manifest, such as a stranger's, names no data set or an input that is no artefact.
+    """
+    if "setting dataset" not in manifest.settings:
+        raise UserError(f"the manifest of {REPORT} names no data set")
     folders = {artefact: lake.folder(artefact) for artefact in manifest.upstream()}
     spec = load_spec(str(manifest.settings["setting dataset"]))
     return gather(folders, with_kept_classes(spec, lake.folder(ArtefactId("flows"))))

@@ -315,6 +315,18 @@ def test_a_blocking_check_that_did_not_pass_is_told_and_is_no_corruption(copy: L
     assert found.stale == ["paper_report: blocking check reads_well did not pass"]
 
 
+def test_an_input_outside_the_lake_and_a_report_of_no_data_set_leave_the_rest_verified(copy: Lake) -> None:
+    was = copy.manifest(REPORT)
+    assert was is not None
+    settings = {name: value for name, value in was.settings.items() if name != "setting dataset"}
+    make_again(copy, REPORT, lambda folder: None, inputs=was.inputs | {"..@": "0" * 64}, settings=settings)
+    found = verified()
+    assert [one.file for one in found.mismatches] == ["input .."] and exit_code(found) == 1
+    assert any("settings and code were not compared: .. is no name of an artefact" in note for note in found.notes)
+    make_again(copy, REPORT, lambda folder: None, inputs=was.inputs, settings=settings)
+    assert "the manifest of paper_report names no data set" in " ".join(verified().notes)
+
+
 def test_the_check_in_the_ui_tells_what_verify_tells(copy: Lake) -> None:
     def check() -> dg.AssetCheckResult:
         result = follows_from_its_files(lake=LakeResource(folder=str(copy.root)))
