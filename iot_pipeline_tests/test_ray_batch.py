@@ -287,7 +287,7 @@ def test_classify_on_replicas_writes_what_one_student_writes(
 
 def test_replicas_answer_whole_files_only(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(cli.app, ["classify", "-", "--replicas", "2"])
-    assert isinstance(done.exception, UserError) and "--replicas answers whole files" in str(done.exception)
+    assert isinstance(done.exception, UserError) and "--replicas works on files only" in str(done.exception)
 
 
 def test_a_flow_that_left_the_cache_is_answered_here(tmp_path: Path) -> None:

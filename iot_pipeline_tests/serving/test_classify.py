@@ -303,7 +303,7 @@ def test_ctrl_c_ends_it_with_130_and_it_goes_on(tmp_path: Path) -> None:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     assert running.wait(60) == 130
-    assert running.stderr is not None and b"the same command goes on" in running.stderr.read()
+    assert running.stderr is not None and b"the same command resumes here" in running.stderr.read()
     assert child(tmp_path / "a", source, "--out", out).wait(60) == 0
     assert [event["row"] for event in events(out.read_text())] == list(range(1, 601))
 

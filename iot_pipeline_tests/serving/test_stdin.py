@@ -209,4 +209,4 @@ def test_standard_input_that_was_stopped_is_not_said_to_go_on(
     for inputs, goes_on in ((["-"], False), (["x.csv"], True)):
         assert classify_run.run_command(load_settings({}), Options(inputs, out=Path("out")), False) == 130
         told = capsys.readouterr().err
-        assert "what is written stays" in told and ("the same command goes on" in told) is goes_on
+        assert "what is written stays" in told and ("the same command resumes here" in told) is goes_on
