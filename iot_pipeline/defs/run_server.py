@@ -125,9 +125,10 @@ class RunServer:
         with connection:
             try:
                 connection.settimeout(REQUEST_S)
-                asked = json.loads(_line(connection))
+                if not isinstance(asked := json.loads(_line(connection)), dict):
+                    raise ValueError("it is not a JSON object")
                 connection.sendall(json.dumps(self._reply(asked, connection)).encode() + b"\n")
-            except (OSError, ValueError, AttributeError) as error:  # AttributeError: JSON that is no object
+            except (OSError, ValueError) as error:
                 print(f"a request for a run was not answered: {error}", file=sys.stderr, flush=True)
 
     def _reply(self, asked: dict[str, str], connection: socket.socket) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Exact interval of a mean of few values: a bootstrap of few flows is too narrow, and of one flow it is a point."""
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 LEAST_FLOWS = 20  # of fewer, an interval by bootstrap is too narrow; of three that agree it is a point
 
 
@@ -12,7 +12,7 @@ def exact_interval(mean: float, trials: int) -> tuple[float, float]:
     """
     from scipy.stats import beta
 
-    hits, tail = mean * trials, (1 - LEVEL) / 2
+    hits, tail = mean * trials, (1 - CONFIDENCE) / 2
     low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits > 0 else 0.0
     high = float(beta.ppf(1 - tail, hits + 1, trials - hits)) if hits < trials else 1.0
     return low, high
